@@ -1,0 +1,161 @@
+"""The typed values that travel between the rooms of the house. They hold tensors and carry no logic.
+
+Letters used for shapes everywhere:
+
+    B images in a batch          P prompts in a batch, over all images, flat and ragged
+    Q learned query tokens       T caption tokens, <bos> and </s> included
+    C context (prompt text) tokens
+    H, W a grid or a canvas      D width of a feature      V vocabulary
+
+Coordinates inside a batch are xy, normalised to [0, 1] by the real (unpadded) extent of the image;
+files and people see pixels of the original image (`pixel_llm/coordinates.py` converts).
+"""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass
+class Prompts:
+    """What is asked about each image.
+
+    image_index: int[P], the image of each prompt, non-decreasing.
+    boxes: float[P, 4], x0 y0 x1 y1 in [0, 1]; the whole image is 0 0 1 1.
+    context: int[P, C] token ids of the prompt's text, padded at the end; None when no prompt has a text.
+    """
+
+    image_index: Tensor
+    boxes: Tensor
+    context: Tensor | None = None
+
+
+@dataclass
+class Targets:
+    """What should be answered to each prompt.
+
+    tokens: int[P, T], <bos> w1 .. wn </s>, padded at the end.
+    locations: float[P, T, 2, 2], per token two xy points in [0, 1]: the corners that tightly bound the
+        trace of the token's word. Undefined where `located` is False.
+    located: bool[P, T], the token has a location.
+    """
+
+    tokens: Tensor
+    locations: Tensor
+    located: Tensor
+
+
+@dataclass
+class Mention:
+    """A stretch of a caption that names an object.
+
+    begin, end: character span in the caption.  box: x0 y0 x1 y1 of the object, in [0, 1].
+    """
+
+    begin: int
+    end: int
+    box: tuple[float, float, float, float]
+
+
+@dataclass
+class Reference:
+    """The ground truth of one prompt as a metric or a picture needs it; lists and numbers, no tensors.
+
+    key: names the sample and the prompt in it, unique in the data set.
+    caption: the text.
+    words: character span (begin, end) of each word of the caption.
+    boxes: x0 y0 x1 y1 in [0, 1] of each word's trace, None for a word without one.
+    mentions: the objects that the caption names, where the data say so.
+    alternatives: further reference captions of the same image.
+    """
+
+    key: str
+    caption: str
+    words: list[tuple[int, int]] = field(default_factory=list)
+    boxes: list[tuple[float, float, float, float] | None] = field(default_factory=list)
+    mentions: list[Mention] = field(default_factory=list)
+    alternatives: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Batch:
+    """One step's worth of images with their prompts.
+
+    keys: B names, for error messages.
+    images: uint8 or float32[B, 3, H, W], RGB in 0..255, resized with their shape kept, zero beyond their extent.
+    sizes: int[B, 2], height and width of the real part of each canvas.
+    original_sizes: int[B, 2], height and width of the images as they came.
+    source: name of the data set, in a mixture of several.
+    """
+
+    keys: list[str]
+    images: Tensor
+    sizes: Tensor
+    original_sizes: Tensor
+    prompts: Prompts
+    targets: Targets | None = None
+    references: list[Reference] = field(default_factory=list)
+    source: str = ""
+
+
+@dataclass
+class ImageFeatures:
+    """Encoded images; computed once however many prompts an image has.
+
+    fused: float[B, D, H, W], the encoders' maps on the largest grid, concatenated.
+    sam: float[B, D', H', W'], the frozen encoder's own map, for a mask decoder.
+    sizes: int[B, 2], height and width of the real part of the canvas.
+    canvas: (height, width) of the padded images.
+    """
+
+    fused: Tensor
+    sam: Tensor
+    sizes: Tensor
+    canvas: tuple[int, int]
+
+
+@dataclass
+class TokenOutputs:
+    """What the model says with the true caption as its input (teacher forcing).
+
+    logits: float[P, T, V]; row t predicts token t + 1.
+    locations: float[P, T, 2, 2] in [0, 1] but not clipped; row t belongs to token t. Row 0 (<bos>) means nothing.
+    """
+
+    logits: Tensor
+    locations: Tensor
+
+
+@dataclass
+class Generation:
+    """What the model says on its own.
+
+    tokens: int[P, T], <bos> w1 .. wn </s>, padded at the end.
+    locations: float[P, T, 2, 2], row t belongs to token t, as in `TokenOutputs`.
+    scores: float[P], log-probability of the words, normalised as the decoding rule says.
+    """
+
+    tokens: Tensor
+    locations: Tensor
+    scores: Tensor
+
+
+@dataclass
+class Word:
+    """A word that the model said about an image, with the pixels it means.
+
+    box: x0 y0 x1 y1 in pixels of the original image: the two predicted points as corners.
+    """
+
+    text: str
+    box: tuple[float, float, float, float]
+
+
+@dataclass
+class Prediction:
+    """A caption with the place of every word, for a person or a file."""
+
+    key: str
+    caption: str
+    words: list[Word]
+    score: float
