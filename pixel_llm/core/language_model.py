@@ -1,0 +1,57 @@
+"""The language model plug: what PixelLLM needs from a language model, and nothing else.
+
+A language model reads a prefix (the projected query tokens, then the tokens of the prompt's text) and
+continues it with caption tokens. An encoder-decoder (T5), a decoder with a bidirectional prefix (the GIT-style
+one) and a plain decoder-only model all fit: each keeps what it needs of the prefix in an object of its own.
+
+Two ways to run it must agree to float precision: `hidden_states` on a whole caption (training), and `start`
+followed by `step` per token with a cache (decoding).
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class LanguageModel(nn.Module, ABC):
+    """Base class of the language models.
+
+    width: D of the hidden states.  vocabulary_size: V.
+    bos_id, eos_id, pad_id: the special tokens; <bos> may equal the padding (it does in T5).
+    """
+
+    width: int
+    vocabulary_size: int
+    bos_id: int
+    eos_id: int
+    pad_id: int
+
+    @abstractmethod
+    def encode_prefix(self, visual: Tensor, context: Tensor | None) -> Any:
+        """Read the prefix once.
+
+        visual: float[P, Q, D_v] prompt features, projected to the width here.
+        context: int[P, C] tokens of the prompt's text, padded at the end, or None.
+        Returns whatever `hidden_states` and `start` need of it; rows belong to prompts.
+        """
+
+    @abstractmethod
+    def hidden_states(self, prefix: Any, tokens: Tensor) -> Tensor:
+        """Teacher forcing: int[P, T] -> float[P, T, D]; row t has read the prefix and tokens 0..t."""
+
+    @abstractmethod
+    def start(self, prefix: Any) -> Any:
+        """Open a cache for decoding from a prefix, before any token."""
+
+    @abstractmethod
+    def step(self, state: Any, tokens: Tensor) -> Tensor:
+        """Feed the next token of every row: int[P] -> float[P, D]; `state` is updated in place."""
+
+    @abstractmethod
+    def reorder(self, state: Any, index: Tensor) -> None:
+        """Keep rows `index` (int[P']) of the cache, in that order and possibly repeated; in place."""
+
+    @abstractmethod
+    def logits(self, hidden: Tensor) -> Tensor:
+        """float[..., D] -> float[..., V]."""
