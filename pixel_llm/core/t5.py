@@ -1,0 +1,146 @@
+"""T5 as the language model: transformers' modules, LoRA through PEFT.
+
+The encoder reads [projected query tokens ; prompt text], the decoder writes the caption. Dropout follows the
+published placement: on text embeddings, inside the blocks, on the encoder's output and before the vocabulary
+projection, but on neither the visual tokens nor the features that the location head reads.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pixel_llm.core.language_model import LanguageModel
+
+LoraSites = Literal["self_attention", "all_attention"]
+_LORA_TARGETS = {
+    "self_attention": r".*\.SelfAttention\.(q|v)",
+    "all_attention": r".*\.(SelfAttention|EncDecAttention)\.(q|v)",
+}
+
+
+@dataclass
+class T5Prefix:
+    """memory: float[P, S, D], the encoder's output.  mask: int[P, S], 1 where it is no padding."""
+
+    memory: Tensor
+    mask: Tensor
+
+
+@dataclass
+class T5State:
+    """A prefix with the key-value cache of the decoder."""
+
+    prefix: T5Prefix
+    cache: Any
+
+
+class T5(LanguageModel):
+    """An encoder-decoder with gated GELU feed-forwards and an untied output layer (T5 1.1, Flan-T5).
+
+    width, layers (of encoder and decoder each), heads, head_width, feed_forward, vocabulary_size: the sizes.
+    visual_width: width of the prompt features; they pass through Linear and LayerNorm (eps 1e-5).
+    trainable: "all", "lora" (the paper) or "nothing" (the paper's frozen ablation) of the T5 itself; the
+        visual projection always trains.
+    lora_rank, lora_alpha: W + lora_alpha / lora_rank * A B on query and value projections, only with "lora".
+    lora_sites: "self_attention" as the paper says; "all_attention", cross-attention too, as published.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        layers: int,
+        heads: int,
+        head_width: int,
+        feed_forward: int,
+        vocabulary_size: int,
+        visual_width: int,
+        dropout: float = 0.1,
+        trainable: Literal["all", "lora", "nothing"] = "lora",
+        lora_rank: int = 32,
+        lora_alpha: float = 64.0,
+        lora_sites: LoraSites = "self_attention",
+    ) -> None:
+        super().__init__()
+        from transformers import T5Config, T5ForConditionalGeneration
+
+        config = T5Config(
+            vocab_size=vocabulary_size,
+            d_model=width,
+            d_kv=head_width,
+            d_ff=feed_forward,
+            num_layers=layers,
+            num_heads=heads,
+            feed_forward_proj="gated-gelu",
+            dropout_rate=dropout,
+            tie_word_embeddings=False,
+        )
+        self.width, self.vocabulary_size = width, vocabulary_size
+        self.bos_id = self.pad_id = 0
+        self.eos_id = 1
+        self.model = T5ForConditionalGeneration(config)
+        # transformers ties the output layer to the embedding whatever the configuration says
+        self.model.lm_head.weight = nn.Parameter(torch.empty_like(self.model.shared.weight))
+        nn.init.normal_(self.model.lm_head.weight, std=width**-0.5)
+        for stack in (self.model.encoder, self.model.decoder):
+            stack.dropout = nn.Identity()  # applied below, where the published code does
+        self.dropout = nn.Dropout(dropout)
+        self.visual_projection = nn.Sequential(nn.Linear(visual_width, width), nn.LayerNorm(width, eps=1e-5))
+        nn.init.normal_(self.visual_projection[0].weight, std=0.02)
+        self.model.requires_grad_(trainable == "all")
+        if trainable == "lora":
+            self._inject_lora(lora_rank, lora_alpha, lora_sites)
+
+    def _inject_lora(self, rank: int, alpha: float, sites: LoraSites) -> None:
+        from peft import LoraConfig, inject_adapter_in_model
+
+        targets = _LORA_TARGETS[sites]
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets), self.model)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_("lora_" in name)
+            if "lora_" in name:  # a bfloat16 base would otherwise get bfloat16 adapters
+                parameter.data = parameter.data.float()
+
+    def encode_prefix(self, visual: Tensor, context: Tensor | None) -> T5Prefix:
+        embedded = self.visual_projection(visual)
+        mask = torch.ones(embedded.shape[:2], dtype=torch.long, device=visual.device)
+        if context is not None:
+            embedded = torch.cat([embedded, self.dropout(self.model.shared(context))], dim=1)
+            mask = torch.cat([mask, (context != self.pad_id).long()], dim=1)
+        memory = self.model.encoder(inputs_embeds=embedded, attention_mask=mask).last_hidden_state
+        return T5Prefix(self.dropout(memory), mask)
+
+    def _decode(self, prefix: T5Prefix, tokens: Tensor, cache: Any) -> Tensor:
+        return self.model.decoder(
+            inputs_embeds=self.dropout(self.model.shared(tokens)),
+            encoder_hidden_states=prefix.memory,
+            encoder_attention_mask=prefix.mask,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        ).last_hidden_state
+
+    def hidden_states(self, prefix: T5Prefix, tokens: Tensor) -> Tensor:
+        return self._decode(prefix, tokens, None)
+
+    def start(self, prefix: T5Prefix) -> T5State:
+        from transformers import DynamicCache, EncoderDecoderCache
+
+        return T5State(prefix, EncoderDecoderCache(DynamicCache(), DynamicCache()))
+
+    def step(self, state: T5State, tokens: Tensor) -> Tensor:
+        return self._decode(state.prefix, tokens[:, None], state.cache)[:, 0]
+
+    def reorder(self, state: T5State, index: Tensor) -> None:
+        state.cache.reorder_cache(index)
+        state.prefix = T5Prefix(state.prefix.memory[index], state.prefix.mask[index])
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.model.lm_head(self.dropout(hidden))
+
+
+def is_lora_name(name: str) -> bool:
+    """Whether a parameter of a T5 belongs to its adapters."""
+    return re.search(r"\.lora_[AB]\.", name) is not None
