@@ -1,0 +1,1 @@
+"""Comparison with numbers that the published code and the reference metric code produced."""
