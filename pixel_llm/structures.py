@@ -11,8 +11,10 @@ Coordinates inside a batch are xy, normalised to [0, 1] by the real (unpadded) e
 files and people see pixels of the original image (`pixel_llm/coordinates.py` converts).
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 
+import torch
 from torch import Tensor
 
 
@@ -66,6 +68,7 @@ class Reference:
     words: character span (begin, end) of each word of the caption.
     boxes: x0 y0 x1 y1 in [0, 1] of each word's trace, None for a word without one.
     mentions: the objects that the caption names, where the data say so.
+    token_words: for each target token the index of its word, -1 for none.
     alternatives: further reference captions of the same image.
     """
 
@@ -74,6 +77,7 @@ class Reference:
     words: list[tuple[int, int]] = field(default_factory=list)
     boxes: list[tuple[float, float, float, float] | None] = field(default_factory=list)
     mentions: list[Mention] = field(default_factory=list)
+    token_words: list[int] = field(default_factory=list)
     alternatives: list[str] = field(default_factory=list)
 
 
@@ -81,21 +85,47 @@ class Reference:
 class Batch:
     """One step's worth of images with their prompts.
 
-    keys: B names, for error messages.
-    images: uint8 or float32[B, 3, H, W], RGB in 0..255, resized with their shape kept, zero beyond their extent.
+    keys: B names, for error messages.  positions: B places in the epoch's order.
+    images: uint8 or float32[B, 3, H, W], RGB in 0..255, resized with their shape kept, zero beyond it.
     sizes: int[B, 2], height and width of the real part of each canvas.
     original_sizes: int[B, 2], height and width of the images as they came.
-    source: name of the data set, in a mixture of several.
+    references: one for each prompt; None for a repeated sample that only fills up the last batch.
+    sources: B names of the data sets that the images come from.
+    masks: bool[P, H, W], the visible pixels of each prompt's object on the canvas.
+    labels: int[P, A], an index for each of A kinds of attributes of the object, -1 where unknown.
     """
 
     keys: list[str]
+    positions: list[int]
     images: Tensor
     sizes: Tensor
     original_sizes: Tensor
     prompts: Prompts
     targets: Targets | None = None
-    references: list[Reference] = field(default_factory=list)
-    source: str = ""
+    references: list[Reference | None] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
+    masks: Tensor | None = None
+    labels: Tensor | None = None
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        """The same batch with its tensors on a device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Batch":
+        """The same batch with its tensors in page-locked memory."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        changed = {}
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, Tensor):
+                changed[entry.name] = function(value)
+            elif isinstance(value, Prompts | Targets):
+                inner = {f.name: getattr(value, f.name) for f in fields(value)}
+                mapped = {name: function(v) if isinstance(v, Tensor) else v for name, v in inner.items()}
+                changed[entry.name] = replace(value, **mapped)
+        return replace(self, **changed)
 
 
 @dataclass
@@ -119,7 +149,7 @@ class TokenOutputs:
     """What the model says with the true caption as its input (teacher forcing).
 
     logits: float[P, T, V]; row t predicts token t + 1.
-    locations: float[P, T, 2, 2] in [0, 1] but not clipped; row t belongs to token t. Row 0 (<bos>) means nothing.
+    locations: float[P, T, 2, 2] in [0, 1], not clipped; row t belongs to token t, row 0 (<bos>) is void.
     """
 
     logits: Tensor

@@ -1,0 +1,165 @@
+"""What all LightningDataModules over shards share: opening, planning, loading, and the state of a run."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+
+from datamodules.loader import MakeSample, PlannedLoader, PlannedSource, Record
+from datamodules.plan import Plan
+from datamodules.samples import Question, Sample
+from datamodules.shard_index import ShardIndex, open_shards
+from datamodules.tokenizer import Tokenizer
+from datamodules.views import View, decode_jpeg, random_view, whole_view
+
+Shards = list[tuple[Path, ShardIndex]]
+MakeQuestions = Callable[[Record, View, np.random.Generator], list[Question]]
+
+
+@dataclass
+class ImageSamples:
+    """Turns a record with a `jpg` field into a sample: decodes the image, shows a view of it, asks the questions.
+
+    scale_jitter, flip_probability: the training augmentation; (1, 1) and 0 show the whole image.
+    blank: paint the image black; what a model then still knows, it knows from the text.
+    """
+
+    questions: MakeQuestions
+    canvas: int
+    scale_jitter: tuple[float, float] = (1.0, 1.0)
+    flip_probability: float = 0.0
+    blank: bool = False
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> Sample:
+        pixels = decode_jpeg(record["jpg"], f"{record['__url__']}, {record['__key__']}")
+        size = (pixels.shape[-2], pixels.shape[-1])
+        if self.scale_jitter == (1.0, 1.0) and not self.flip_probability:
+            view = whole_view(pixels, self.canvas, size)
+        else:
+            view = random_view(pixels, self.canvas, size, self.scale_jitter, self.flip_probability, rng)
+        if self.blank:
+            view = replace(view, pixels=torch.zeros_like(view.pixels))
+        return Sample(record["__key__"], view, self.questions(record, view, rng))
+
+
+class ShardDataModule(L.LightningDataModule, ABC):
+    """Base class of the data modules of one data set.
+
+    train_shards, val_shards, test_shards: folders that `pixel-llm prepare` wrote, any number of each.
+    tokenizer: a folder with `tokenizer.json` or `vocab.txt`.
+    image_size: side of the square canvas in pixels; images keep their shape, the rest is zero.
+    batch_size: images per step and process.  num_workers: loading processes per process.
+    samples_per_epoch: images in a training epoch, default all of them once.
+    scale_jitter: range of the longer side over the canvas in training; (1, 1) shows the whole image.
+    flip_probability: of exchanging left and right in training (text is left as it is).
+    blank_images: paint every image black, to measure what the text alone gives away.
+    """
+
+    def __init__(
+        self,
+        *,
+        train_shards: list[str],
+        val_shards: list[str],
+        test_shards: list[str],
+        tokenizer: str,
+        image_size: int = 384,
+        batch_size: int = 32,
+        num_workers: int = 2,
+        seed: int = 0,
+        samples_per_epoch: int | None = None,
+        scale_jitter: tuple[float, float] = (1.0, 1.0),
+        flip_probability: float = 0.0,
+        blank_images: bool = False,
+    ) -> None:
+        super().__init__()
+        self.folders = {"train": train_shards, "val": val_shards, "test": test_shards}
+        self.tokenizer = Tokenizer(tokenizer)
+        self.image_size, self.batch_size, self.num_workers, self.seed = (
+            image_size,
+            batch_size,
+            num_workers,
+            seed,
+        )
+        self.samples_per_epoch = samples_per_epoch
+        self.scale_jitter, self.flip_probability = scale_jitter, flip_probability
+        self.blank_images = blank_images
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Name of the data set, for logs."""
+
+    @abstractmethod
+    def questions(self, training: bool) -> MakeQuestions:
+        """The function, to be sent to worker processes, that asks a record's questions."""
+
+    def make_sample(self, training: bool) -> MakeSample:
+        """The function, to be sent to worker processes, that turns a record into a sample."""
+        questions = self.questions(training)
+        if not training:
+            return ImageSamples(questions, self.image_size, blank=self.blank_images)
+        return ImageSamples(questions, self.image_size, self.scale_jitter, self.flip_probability, self.blank_images)
+
+    def shards(self, split: str) -> Shards:
+        """The opened shards of "train", "val" or "test"; raises ShardError with one line."""
+        return [shard for folder in self.folders[split] for shard in open_shards(Path(folder))]
+
+    def train_dataloader(self) -> PlannedLoader:
+        shards = self.shards("train")
+        plan = Plan([[len(i) for _, i in shards]], seed=self.seed, samples=self.samples_per_epoch)
+        return make_loader(self, [self], [shards], plan, training=True)
+
+    def val_dataloader(self) -> PlannedLoader:
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> PlannedLoader:
+        return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> PlannedLoader:
+        return self._evaluation_loader("test")
+
+    def _evaluation_loader(self, split: str) -> PlannedLoader:
+        shards = self.shards(split)
+        return make_loader(self, [self], [shards], Plan([[len(i) for _, i in shards]], seed=None), training=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """A checkpoint carries the tokenizer, so that it can be used without the data."""
+        return {"tokenizer": self.tokenizer.to_json()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["tokenizer"] != self.tokenizer.to_json():
+            raise ValueError(f"the checkpoint was trained with another tokenizer than {self.tokenizer.path}")
+
+
+def make_loader(
+    module: Any, sources: Sequence[ShardDataModule], shards: Sequence[Shards], plan: Plan, training: bool
+) -> PlannedLoader:
+    """A loader over one or several sources for this rank of the module's trainer.
+
+    module: the data module in charge; gives batch_size, num_workers, seed and the trainer.
+    In training the last incomplete global batch is left out; in evaluation it is filled up by repeated samples.
+    """
+    trainer = module.trainer
+    rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+    batches = plan.samples // (module.batch_size * world)
+    if not training:
+        batches = -(-plan.samples // (module.batch_size * world))
+    elif not batches:
+        raise ValueError(
+            f"{plan.samples} training images are less than one global batch of {module.batch_size} x {world}"
+        )
+    return PlannedLoader(
+        PlannedSource(shards, plan, module.batch_size, batches, rank, world),
+        [source.make_sample(training) for source in sources],
+        [source.name for source in sources],
+        canvas=sources[0].image_size,
+        pad_id=sources[0].tokenizer.pad_id,
+        seed=module.seed,
+        num_workers=module.num_workers,
+        pin_memory=torch.cuda.is_available(),
+    )

@@ -1,0 +1,75 @@
+"""Several data sets in one training stream, each with its weight."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+
+from datamodules.base import ShardDataModule, make_loader
+from datamodules.loader import PlannedLoader
+from datamodules.plan import Plan
+
+
+class MixtureDataModule(L.LightningDataModule):
+    """Draws training images from several data modules.
+
+    sources: the data modules; they must agree on tokenizer and image size. Their own batch_size, num_workers, seed
+        and samples_per_epoch have no effect here.
+    weights: how often each source is drawn, in any scale.
+    single_source_batches: every global batch comes from one source (the published recipe); otherwise images mix.
+    samples_per_epoch: images in a training epoch; default all images of all sources together.
+    Evaluation runs on the first source.
+    """
+
+    def __init__(
+        self,
+        sources: list[ShardDataModule],
+        weights: list[float],
+        single_source_batches: bool = True,
+        batch_size: int = 32,
+        num_workers: int = 2,
+        seed: int = 0,
+        samples_per_epoch: int | None = None,
+    ) -> None:
+        super().__init__()
+        first = sources[0]
+        for source in sources[1:]:
+            if source.tokenizer.to_json() != first.tokenizer.to_json() or source.image_size != first.image_size:
+                raise ValueError(f"sources {first.name} and {source.name} differ in tokenizer or image_size")
+        self.sources, self.weights, self.single_source_batches = sources, weights, single_source_batches
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.samples_per_epoch = samples_per_epoch
+        self.tokenizer, self.image_size = first.tokenizer, first.image_size
+
+    def train_dataloader(self) -> PlannedLoader:
+        shards = [source.shards("train") for source in self.sources]
+        world = self.trainer.world_size if self.trainer else 1
+        plan = Plan(
+            [[len(index) for _, index in source] for source in shards],
+            self.weights,
+            self.seed,
+            self.samples_per_epoch,
+            run=self.batch_size * world if self.single_source_batches else 1,
+        )
+        return make_loader(self, self.sources, shards, plan, training=True)
+
+    def val_dataloader(self) -> PlannedLoader:
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> PlannedLoader:
+        return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> PlannedLoader:
+        return self._evaluation_loader("test")
+
+    def _evaluation_loader(self, split: str) -> PlannedLoader:
+        source: Sequence[ShardDataModule] = self.sources[:1]
+        shards = [source[0].shards(split)]
+        plan = Plan([[len(index) for _, index in shards[0]]], seed=None)
+        return make_loader(self, source, shards, plan, training=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.sources[0].state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sources[0].load_state_dict(state)

@@ -1,0 +1,98 @@
+"""One image with its prompts and answers, before batching, and the batching."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules.views import View
+from pixel_llm.structures import Batch, Prompts, Reference, Targets
+
+WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
+
+
+@dataclass
+class Question:
+    """A prompt and its answer, in words, as a mask, or as attributes.
+
+    tokens: <bos> .. </s>.  boxes: float[T, 4] in the view's [0, 1], NaN for a token without a location.
+    prompt_box: x0 y0 x1 y1 in the view's [0, 1].  context: tokens of the prompt's text.
+    mask: bool[h, w] over the view's pixels.  labels: an index for each kind of attribute, -1 where unknown.
+    """
+
+    reference: Reference
+    tokens: list[int] = field(default_factory=list)
+    boxes: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 4)))
+    context: list[int] = field(default_factory=list)
+    prompt_box: tuple[float, float, float, float] = WHOLE_IMAGE
+    mask: Tensor | None = None
+    labels: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Sample:
+    """key, position, source: where it comes from.  repeated: only fills up the last batch of an evaluation."""
+
+    key: str
+    view: View
+    questions: list[Question]
+    position: int = 0
+    source: str = ""
+    repeated: bool = False
+
+
+def collate(samples: Sequence[Sample], canvas: int, pad_id: int) -> Batch:
+    """Stack samples into one batch with square canvases of `canvas` pixels; prompts stay flat and ragged."""
+    images = torch.zeros(len(samples), 3, canvas, canvas, dtype=samples[0].view.pixels.dtype)
+    for image, sample in zip(images, samples, strict=True):
+        h, w = sample.view.pixels.shape[-2:]
+        image[:, :h, :w] = sample.view.pixels
+    questions = [(i, q) for i, sample in enumerate(samples) for q in sample.questions]
+    contexts = [q.context for _, q in questions]
+    prompts = Prompts(
+        image_index=torch.tensor([i for i, _ in questions], dtype=torch.long),
+        boxes=torch.tensor([q.prompt_box for _, q in questions], dtype=torch.float32).view(-1, 4),
+        context=_pad(contexts, pad_id) if any(contexts) else None,
+    )
+    return Batch(
+        keys=[s.key for s in samples],
+        positions=[s.position for s in samples],
+        images=images,
+        sizes=torch.tensor([list(s.view.pixels.shape[-2:]) for s in samples]),
+        original_sizes=torch.tensor([list(s.view.original_size) for s in samples]),
+        prompts=prompts,
+        targets=_targets([q for _, q in questions], pad_id) if any(q.tokens for _, q in questions) else None,
+        references=[None if samples[i].repeated else q.reference for i, q in questions],
+        sources=[s.source for s in samples],
+        masks=_masks([q.mask for _, q in questions], canvas),
+        labels=torch.tensor([q.labels for _, q in questions]) if questions and questions[0].labels else None,
+    )
+
+
+def _targets(questions: Sequence[Question], pad_id: int) -> Targets:
+    tokens = _pad([q.tokens for q in questions], pad_id)
+    boxes = torch.full((*tokens.shape, 4), float("nan"))
+    for row, question in zip(boxes, questions, strict=True):
+        row[: len(question.boxes)] = torch.from_numpy(question.boxes)
+    located = ~boxes.isnan().any(-1)
+    return Targets(tokens, boxes.nan_to_num().unflatten(-1, (2, 2)), located)
+
+
+def _masks(masks: Sequence[Tensor | None], canvas: int) -> Tensor | None:
+    if not masks or masks[0] is None:
+        return None
+    out = torch.zeros(len(masks), canvas, canvas, dtype=torch.bool)
+    for target, mask in zip(out, masks, strict=True):
+        if mask is not None:
+            target[: mask.shape[0], : mask.shape[1]] = mask
+    return out
+
+
+def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    out = torch.full((len(rows), max(map(len, rows))), value, dtype=torch.long)
+    for target, row in zip(out, rows, strict=True):
+        target[: len(row)] = torch.tensor(row, dtype=torch.long)
+    return out

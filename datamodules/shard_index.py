@@ -1,0 +1,229 @@
+"""Random access to shards: an index beside each tar, and the manifest of a folder of them.
+
+`x.tar` has `x.index.npz`: the keys, and for each field of each sample its offset and size in the tar, so that a
+sample is read by `pread`, in any order. `manifest.json` names the shards that belong to the folder. Whatever does
+not fit together - a shard cut short, replaced or lost - is found when the folder is opened and named in one line.
+"""
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+FORMAT = "pixel-llm shards"
+VERSION = 1
+MANIFEST = "manifest.json"
+PROGRESS = "progress.jsonl"  # of a conversion that has not finished; it becomes the manifest
+
+
+class ShardError(Exception):
+    """Shards, or a conversion to shards, that cannot be used; the message is one line for a person."""
+
+
+@dataclass(frozen=True, eq=False)
+class ShardIndex:
+    """Where the bytes of every sample of one tar lie.
+
+    keys: N names.  fields: F names, such as `jpg`, `json`, `trace.npy`.
+    offsets, sizes: int64[N, F] in bytes; -1 where a sample lacks the field.
+    tar_bytes: size of the tar that this describes.
+    """
+
+    keys: list[str]
+    fields: list[str]
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    tar_bytes: int
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """A line of the manifest: the file's name within the folder, its samples and its size."""
+
+    file: str
+    samples: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """settings: what the shards were made from and how, as the converter put it.  shards: in order."""
+
+    settings: dict[str, Any]
+    shards: list[ShardEntry]
+
+
+def index_path(tar: Path) -> Path:
+    """`x.index.npz` of `x.tar`."""
+    return tar.with_suffix(".index.npz")
+
+
+def build_index(tar: Path) -> ShardIndex:
+    """Reads the headers of a tar.
+
+    Raises ShardError where the tar is missing, truncated or no tar, or where its names do not tell samples apart:
+    a member's name is `<key>.<field>`, the key without a dot, all fields of a key next to each other.
+    """
+    samples: dict[str, dict[str, tuple[int, int]]] = {}
+    current = None
+    for name, offset, size in _members(tar):
+        key, field = _split_name(tar, name)
+        if key in samples and (key != current or field in samples[key]):
+            raise ShardError(f"{tar}: two samples have the key {key!r}")
+        samples.setdefault(key, {})[field] = (offset, size)
+        current = key
+    fields = sorted({field for sample in samples.values() for field in sample})
+    absent = (-1, -1)
+    places = [[sample.get(field, absent) for field in fields] for sample in samples.values()]
+    table = np.array(places, dtype=np.int64).reshape(len(samples), len(fields), 2)
+    return ShardIndex(list(samples), fields, table[..., 0].copy(), table[..., 1].copy(), tar.stat().st_size)
+
+
+def write_index(tar: Path) -> ShardIndex:
+    """Builds the index of a tar and puts it beside it. Raises ShardError as `build_index` does."""
+    index = build_index(tar)
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        keys=_to_bytes(index.keys),
+        fields=_to_bytes(index.fields),
+        offsets=index.offsets,
+        sizes=index.sizes,
+        tar_bytes=np.int64(index.tar_bytes),
+    )
+    write_atomically(index_path(tar), buffer.getvalue())
+    return index
+
+
+def load_index(tar: Path) -> ShardIndex:
+    """The index beside a tar; ShardError where either is missing or they do not belong together."""
+    if not tar.is_file():
+        raise ShardError(f"{tar} is missing")
+    advice = f"run `pixel-llm prepare index {tar.parent}`"
+    if not index_path(tar).is_file():
+        raise ShardError(f"no index for {tar}: {advice}")
+    try:
+        with np.load(index_path(tar), allow_pickle=False) as stored:
+            keys, fields = _from_bytes(stored["keys"]), _from_bytes(stored["fields"])
+            index = ShardIndex(keys, fields, stored["offsets"], stored["sizes"], int(stored["tar_bytes"]))
+    except (BadZipFile, KeyError, ValueError, EOFError, OSError):
+        raise ShardError(f"{index_path(tar)} is no readable index: {advice}") from None
+    if not _is_consistent(index):
+        raise ShardError(f"{index_path(tar)} is no readable index: {advice}")
+    found = tar.stat().st_size
+    if found < index.tar_bytes:
+        raise ShardError(f"{tar} is truncated: {found} of {index.tar_bytes} bytes")
+    if found > index.tar_bytes:
+        raise ShardError(f"{tar} changed since its index was written: {advice}")
+    return index
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Writes `manifest.json`; the bytes depend on nothing but the manifest."""
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "settings": manifest.settings,
+        "shards": [asdict(shard) for shard in manifest.shards],
+    }
+    write_atomically(folder / MANIFEST, json.dumps(content, indent=1, sort_keys=True).encode() + b"\n")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Reads `manifest.json`; ShardError where the folder or it is missing, foreign or of another version."""
+    if not folder.is_dir():
+        raise ShardError(f"no folder of shards at {folder}")
+    if not (folder / MANIFEST).is_file():
+        if (folder / PROGRESS).is_file():
+            raise ShardError(f"the conversion into {folder} has not finished: run its command again to go on")
+        raise ShardError(f"{folder} has no {MANIFEST}: not a folder of shards")
+    try:
+        content = json.loads((folder / MANIFEST).read_bytes())
+        if content["format"] != FORMAT or content["version"] != VERSION:
+            raise ShardError(f"{folder / MANIFEST} is not of the format {FORMAT!r}, version {VERSION}")
+        return Manifest(content["settings"], [ShardEntry(**shard) for shard in content["shards"]])
+    except (ValueError, KeyError, TypeError):
+        raise ShardError(f"{folder / MANIFEST} is broken") from None
+
+
+def open_shards(folder: Path) -> list[tuple[Path, ShardIndex]]:
+    """The tars of a folder with their indexes, in the manifest's order.
+
+    Raises ShardError with one line for a missing folder, manifest, shard or index, and for a shard that is not the
+    one that the manifest or its index describes.
+    """
+    opened = []
+    for shard in read_manifest(folder).shards:
+        tar = folder / shard.file
+        index = load_index(tar)
+        if (index.tar_bytes, len(index)) != (shard.bytes, shard.samples):
+            raise ShardError(f"{tar} changed since {folder / MANIFEST} was written")
+        opened.append((tar, index))
+    return opened
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a file that is either whole or not there, also after a power cut."""
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _members(tar: Path) -> Iterator[tuple[str, int, int]]:
+    """Name, offset and size of the regular files in a tar."""
+    end = 0
+    try:
+        with tarfile.open(tar, "r:") as archive:
+            for member in archive:
+                if member.isreg():
+                    yield member.name, member.offset_data, member.size
+            end = archive.offset
+    except FileNotFoundError:
+        raise ShardError(f"{tar} is missing") from None
+    except tarfile.TarError:
+        raise ShardError(f"{tar} is truncated or not a tar") from None
+    with tar.open("rb") as file:
+        file.seek(end)
+        # A tar cut exactly between two members looks whole but for the two empty blocks at its end.
+        if len(file.read(2 * tarfile.BLOCKSIZE)) < 2 * tarfile.BLOCKSIZE:
+            raise ShardError(f"{tar} is truncated: it has no end mark")
+
+
+def _split_name(tar: Path, name: str) -> tuple[str, str]:
+    """The key and the field. A field of two parts is an array's name (`trace.npy`), anything else a dot in a key."""
+    folder, _, base = name.rpartition("/")
+    stem, _, field = base.partition(".")
+    if not stem or not field:
+        raise ShardError(f"{tar}: the name {name!r} is not <key>.<field>")
+    if "." in field and not (field.count(".") == 1 and field.endswith(".npy")):
+        raise ShardError(f"{tar}: the key of {name!r} has a dot")
+    return (f"{folder}/{stem}" if folder else stem), field
+
+
+def _is_consistent(index: ShardIndex) -> bool:
+    shape = (len(index.keys), len(index.fields))
+    if not index.offsets.shape == index.sizes.shape == shape or index.offsets.dtype.kind != "i":
+        return False
+    return bool(np.all(index.offsets + index.sizes <= index.tar_bytes))
+
+
+def _to_bytes(names: list[str]) -> NDArray[np.bytes_]:
+    return np.array([name.encode() for name in names], dtype=np.bytes_)
+
+
+def _from_bytes(names: NDArray[np.bytes_]) -> list[str]:
+    return [name.decode() for name in names.tolist()]

@@ -1,0 +1,85 @@
+"""PixelLLM: (image, prompt, text) -> words, each with its location. Composes the components; Figure 2 of the paper."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from pixel_llm.coordinates import boxes_01_to_canvas_px
+from pixel_llm.core.decoding import DecodingRule, decode
+from pixel_llm.core.feature_fusion import fuse_features
+from pixel_llm.core.image_encoder import ImageEncoder
+from pixel_llm.core.language_model import LanguageModel
+from pixel_llm.core.location_head import LocationHead
+from pixel_llm.core.prompt_encoder import PromptEncoder
+from pixel_llm.core.prompt_feature_extractor import PromptFeatureExtractor
+from pixel_llm.structures import Generation, ImageFeatures, Prompts, TokenOutputs
+
+LocationStep = Literal["predicting", "input"]
+
+
+class PixelLLM(nn.Module):
+    """The whole model.
+
+    sam_encoder: SAM's image encoder, frozen.  tuned_encoder: the second encoder (EVA-02), tuned.
+    prompt_encoder: SAM's.  prompt_feature_extractor, language_model, location_head: what their files say.
+    location_step: the state that a word's location is read from. "predicting": the one that predicts the word
+        (the paper, p_i = MLP(L(f, w_1:i-1))); "input": the one that has just read it (the published code).
+    """
+
+    def __init__(
+        self,
+        *,
+        sam_encoder: ImageEncoder,
+        tuned_encoder: ImageEncoder,
+        prompt_encoder: PromptEncoder,
+        prompt_feature_extractor: PromptFeatureExtractor,
+        language_model: LanguageModel,
+        location_head: LocationHead,
+        location_step: LocationStep = "predicting",
+    ) -> None:
+        super().__init__()
+        self.sam_encoder = sam_encoder
+        self.tuned_encoder = tuned_encoder
+        self.prompt_encoder = prompt_encoder
+        self.prompt_feature_extractor = prompt_feature_extractor
+        self.language_model = language_model
+        self.location_head = location_head
+        self.location_step = location_step
+
+    def encode_images(self, images: Tensor, sizes: Tensor) -> ImageFeatures:
+        """images: uint8 or float32[B, 3, H, W] in 0..255; sizes: int[B, 2] of the real part of each canvas."""
+        sam = self.sam_encoder(images, sizes)
+        fused = fuse_features([self.tuned_encoder(images, sizes), sam])
+        return ImageFeatures(fused, sam, sizes, (images.shape[-2], images.shape[-1]))
+
+    def extract(self, features: ImageFeatures, prompts: Prompts) -> Tensor:
+        """Prompt features float[P, Q, D]: what each prompt asks about, drawn out of its image."""
+        boxes = boxes_01_to_canvas_px(prompts.boxes, features.sizes[prompts.image_index])
+        sparse = self.prompt_encoder.embed_boxes(boxes, features.canvas)
+        image_pe = self.prompt_encoder.dense_pe(features.fused.shape[-2:])
+        return self.prompt_feature_extractor(
+            features.fused, image_pe, sparse, self.prompt_encoder.no_mask, prompts.image_index
+        )
+
+    def forward(self, features: ImageFeatures, prompts: Prompts, tokens: Tensor) -> TokenOutputs:
+        """Teacher forcing on tokens int[P, T]."""
+        prefix = self.language_model.encode_prefix(self.extract(features, prompts), prompts.context)
+        hidden = self.language_model.hidden_states(prefix, tokens)
+        return TokenOutputs(self.language_model.logits(hidden), self._locations(hidden))
+
+    @torch.no_grad()
+    def generate(self, features: ImageFeatures, prompts: Prompts, rule: DecodingRule) -> Generation:
+        """Write a caption for every prompt; words and locations come out of one pass."""
+        lm = self.language_model
+        prefix = lm.encode_prefix(self.extract(features, prompts), prompts.context)
+        first = torch.full_like(prompts.image_index, lm.bos_id)
+        decoded = decode(lm, prefix, first, rule)
+        last = decoded.hidden.new_zeros(len(first), 1, lm.width)  # </s> is never read, its row means nothing
+        locations = self._locations(torch.cat([decoded.hidden, last], dim=1))
+        return Generation(decoded.tokens, locations, decoded.scores)
+
+    def _locations(self, hidden: Tensor) -> Tensor:
+        """float[P, T, D], row t after reading token t -> float[P, T, 2, 2], row t belonging to token t."""
+        locations = self.location_head(hidden)
+        return locations.roll(1, dims=1) if self.location_step == "predicting" else locations

@@ -1,0 +1,70 @@
+"""The losses as pure functions of tensors.
+
+Equation 4 of the paper: L = 1/n sum_i [ CE(w_i) + lambda * |p_i - p^_i| ], with label smoothing. The published
+code differs in two ways, both kept: smoothing spreads over the V - 1 wrong words (not over all V), and the two
+terms have one normalisation each (cross entropy over the supervised tokens, distance over the located tokens),
+where the equation has one n for both; `trace_caption_loss` does either.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Normalisation = Literal["joint", "separate"]
+
+
+def smoothed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """Cross entropy per token, float[...], with `smoothing` spread evenly over the V - 1 other words.
+
+    logits: float[..., V].  targets: int[...].
+    """
+    logp = logits.float().log_softmax(-1)
+    right = logp.gather(-1, targets[..., None])[..., 0]
+    wrong = logp.sum(-1) - right
+    return -(1 - smoothing) * right - smoothing / (logits.shape[-1] - 1) * wrong
+
+
+def supervised_tokens(targets: Tensor, pad_id: int, eos_id: int) -> Tensor:
+    """bool[P, T]: targets (int[P, T], without <bos>) that count: no padding, and no row of an empty caption."""
+    return (targets != pad_id) & (targets[:, :1] != eos_id)
+
+
+def location_distance(predicted: Tensor, truth: Tensor, canvas_scale: Tensor) -> Tensor:
+    """Mean L1 over the points' coordinates in pixels of the canvas: float[P, T].
+
+    predicted, truth: float[P, T, 2, 2] xy in [0, 1].  canvas_scale: float[P, 2], width and height of the real
+    part of each prompt's canvas in pixels; the published code measures there (384 pixels, lambda 0.1).
+    """
+    return ((predicted - truth).abs() * canvas_scale[:, None, None, :]).mean((-1, -2))
+
+
+@dataclass
+class TraceCaptionLoss:
+    """total is differentiable; words and locations are the two terms before weighting, in nats and in pixels."""
+
+    total: Tensor
+    words: Tensor
+    locations: Tensor
+
+
+def trace_caption_loss(
+    cross_entropy: Tensor,
+    supervised: Tensor,
+    distance: Tensor,
+    located: Tensor,
+    location_weight: float,
+    normalisation: Normalisation,
+) -> TraceCaptionLoss:
+    """Combine the two terms over all tokens of a batch.
+
+    cross_entropy, distance: float[P, T].  supervised, located: bool[P, T], where each term counts.
+    normalisation: "joint" divides both sums by the number of supervised tokens (Equation 4), "separate" each
+    by its own count (published). A batch without such a token gives zero for that term, not NaN.
+    """
+    word_count = supervised.sum()
+    location_count = word_count if normalisation == "joint" else located.sum()
+    words = (cross_entropy * supervised).sum() / word_count.clamp(min=1)
+    locations = torch.where(located, distance, 0.0).sum() / location_count.clamp(min=1)
+    return TraceCaptionLoss(words + location_weight * locations, words.detach(), locations.detach())
