@@ -51,7 +51,6 @@ class SamImageEncoder(ImageEncoder):
         grid = image_size // patch
         self.patch_embed = PatchEmbedding(width, patch)
         self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, width))
-        rates = torch.linspace(0, drop_path, depth).tolist()
         self.blocks = nn.ModuleList(
             Block(
                 width=width,
@@ -59,7 +58,7 @@ class SamImageEncoder(ImageEncoder):
                 hidden=int(width * mlp_ratio),
                 grid=grid,
                 window=0 if index in global_blocks else window,
-                drop_path=rates[index],
+                drop_path=drop_path * index / max(depth - 1, 1),
             )
             for index in range(depth)
         )
@@ -103,9 +102,7 @@ class PatchEmbedding(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block on float[B, h, w, D]; window 0 attends to the whole grid."""
 
-    def __init__(
-        self, *, width: int, heads: int, hidden: int, grid: int, window: int, drop_path: float
-    ) -> None:
+    def __init__(self, *, width: int, heads: int, hidden: int, grid: int, window: int, drop_path: float) -> None:
         super().__init__()
         self.window = window
         self.norm1 = nn.LayerNorm(width, eps=1e-6)

@@ -1,0 +1,73 @@
+"""Where each part of a model starts from: released weights, or the checkpoint of an earlier stage."""
+
+from typing import cast
+
+from torch import nn
+
+from pixel_llm.core.eva02 import EVA02
+from pixel_llm.core.pixel_llm import PixelLLM
+from pixel_llm.core.t5 import T5
+from pixel_llm.weights.eva02 import load_eva02
+from pixel_llm.weights.sam import load_sam
+from pixel_llm.weights.t5 import fit_adapters, load_t5
+from pixel_llm.weights.tensors import load_parts, load_tensors, read_tensors
+
+
+class StartingWeights:
+    """Pretrained parts; None leaves a part at random. A path that ends in .ckpt is a checkpoint of ours.
+
+    sam: image encoder and prompt encoder, from an official SAM file or from promptable segmentation.
+    tuned_encoder: a file or hub name of timm's EVA-02, or a checkpoint of attribute pretraining.
+    language_model: a folder or hub name of a T5 in the transformers format, or a checkpoint of text pretraining.
+    core: the whole model from a checkpoint of an earlier stage; the parts above are then loaded over it.
+    """
+
+    def __init__(
+        self,
+        sam: str | None = None,
+        tuned_encoder: str | None = None,
+        language_model: str | None = None,
+        core: str | None = None,
+    ) -> None:
+        self.sam, self.tuned_encoder, self.language_model, self.core = sam, tuned_encoder, language_model, core
+
+    def load(self, core: nn.Module) -> None:
+        """Load into a PixelLLM. Raises FileNotFoundError, and ValueError with one line for what does not fit."""
+        model = cast(PixelLLM, core)
+        if self.core:
+            load_parts(self.core, {"core.": model})
+        if self.sam:
+            self._load_sam(model, self.sam)
+        if self.tuned_encoder:
+            self._load_tuned_encoder(model, self.tuned_encoder)
+        if self.language_model:
+            self._load_language_model(model, self.language_model)
+
+    def _load_sam(self, model: PixelLLM, path: str) -> None:
+        if path.endswith(".ckpt"):
+            parts = {"core.image_encoder.": model.sam_encoder, "core.prompt_encoder.": model.prompt_encoder}
+            load_parts(path, parts)
+        else:
+            load_sam(path, image_encoder=model.sam_encoder, prompt_encoder=model.prompt_encoder)
+        if model.query_tokens_placed:  # by the position code that has just been replaced
+            model.place_query_tokens()
+
+    def _load_tuned_encoder(self, model: PixelLLM, path: str) -> None:
+        if path.endswith(".ckpt"):
+            load_parts(path, {"core.encoder.": model.tuned_encoder})
+        elif isinstance(model.tuned_encoder, EVA02):
+            load_eva02(model.tuned_encoder, path)
+        else:
+            raise ValueError(
+                f"{path}: released weights exist for EVA-02 only, not {type(model.tuned_encoder).__name__}"
+            )
+
+    def _load_language_model(self, model: PixelLLM, path: str) -> None:
+        language_model = model.language_model
+        if path.endswith(".ckpt"):
+            tensors = {n.removeprefix("core."): v for n, v in read_tensors(path).items() if n.startswith("core.")}
+            load_tensors(language_model, fit_adapters(language_model, tensors), path)
+        elif isinstance(language_model, T5):
+            load_t5(language_model, path)
+        else:
+            raise ValueError(f"{path}: released weights exist for T5, not {type(language_model).__name__}")

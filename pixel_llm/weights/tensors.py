@@ -1,0 +1,87 @@
+"""Named tensors from files, and putting them into modules with errors that say what does not fit."""
+
+import pickle
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+_SHOWN = 5
+
+
+def read_tensors(path: Path | str) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a PyTorch file holding a state dict, bare or under "state_dict".
+
+    Nothing is executed: PyTorch files are read with weights_only. Raises FileNotFoundError, and ValueError for
+    a file that is neither.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pytorch(path)
+    content = content.get("state_dict", content) if isinstance(content, dict) else {}
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise ValueError(f"{path}: holds no named tensors")
+    return tensors
+
+
+def load_parts(path: Path | str, parts: Mapping[str, nn.Module]) -> None:
+    """Load modules out of one file by the prefixes of their names there, such as {"core.sam_encoder.": encoder}.
+
+    Raises what `read_tensors` and `load_tensors` raise, and ValueError where a prefix does not occur.
+    """
+    tensors = read_tensors(path)
+    for prefix, module in parts.items():
+        own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        if not own:
+            raise ValueError(f"{path}: no tensor named {prefix}*")
+        load_tensors(module, own, f"{path}: {prefix}*")
+
+
+def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], source: str, optional: Collection[str] = ()) -> None:
+    """Copy tensors into a module by name; all of the module and all of the tensors must find their match.
+
+    optional: beginnings of names in `tensors` that the module may lack.
+    Raises ValueError naming what is unmatched on either side, or the first tensor of another shape.
+    """
+    state = module.state_dict(keep_vars=True)
+    matched = {name for name in tensors if name in state}
+    covered = {id(state[name]) for name in matched}  # a tied parameter has several names
+    missing = [name for name, value in state.items() if id(value) not in covered]
+    unknown = [name for name in tensors if name not in matched and not name.startswith(tuple(optional))]
+    if missing or unknown:
+        raise ValueError(f"{source}: does not fit: lacks {_some(missing)}; has {_some(unknown)} too many")
+    for name in matched:
+        got, wanted = tuple(tensors[name].shape), tuple(state[name].shape)
+        if got != wanted:
+            raise ValueError(f"{source}: another size: {name} has shape {got}, the model wants {wanted}")
+    module.load_state_dict({name: tensors[name] for name in matched}, strict=False)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a safetensors file ({_first_line(error)})") from None
+
+
+def _read_pytorch(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise ValueError(f"{path}: not a PyTorch file of tensors ({_first_line(error)})") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _some(names: Iterable[str]) -> str:
+    names = sorted(names)
+    shown = ", ".join(names[:_SHOWN]) or "nothing"
+    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"

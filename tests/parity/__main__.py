@@ -1,0 +1,72 @@
+"""`python -m tests.parity GOLDEN_DIR`: our modules against numbers of the published code, file by file.
+
+Prints one line per output; exits with 1 when one differs, when a file cannot be checked or when nothing was.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from tests.parity import core_components as core
+from tests.parity.report import Report
+from tests.parity.resize import check_resize
+
+NOTE = "Tolerances are relative to the largest value of an output: 2e-5 for a component, 1e-4 for a whole model."
+OUTSIDE = "outside the shipped configurations"
+
+# golden file -> what checks it; add new ones here
+CHECKERS: dict[str, Callable[[Report, Path], None]] = {
+    "eva02_vit": core.check_eva02_vit,
+    "sam_vit": core.check_sam_vit,
+    "prompt_encoder": core.check_prompt_encoder,
+    "two_way_transformer": core.check_two_way_transformer,
+    "prompt_adapter": core.check_prompt_adapter,
+    "prompt_adapter_sameDim": core.check_prompt_adapter,
+    "visual_project_layers": core.check_visual_project_layers,
+    "text_decoder_git": core.check_text_decoder_git,
+    "point_predictor": core.check_point_predictor,
+    "point_predictor_default": core.check_point_predictor,
+    "mask_decoder": core.check_mask_decoder,
+    "mask_decoder_full256": core.check_mask_decoder,
+    "resize": check_resize,
+}
+
+
+def compare(folder: Path) -> Report:
+    """Check every file of a golden directory that we have a counterpart of; list the others."""
+    report = Report(NOTE)
+    for path in sorted([*folder.glob("*.npz"), *folder.glob("*.json")]):
+        if path.stem in CHECKERS:
+            _check(report, path)
+        elif path.stem in ("det_vit", "utils") or path.stem.endswith("_variant"):
+            report.skip(path.stem, OUTSIDE)
+        else:
+            report.skip(path.stem)
+    return report
+
+
+def _check(report: Report, path: Path) -> None:
+    try:
+        with torch.no_grad():
+            CHECKERS[path.stem](report, path)
+    except Exception as error:  # one broken file must not hide the others
+        report.fail(path.stem, "", f"{type(error).__name__}: {error}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.parity", description=__doc__)
+    parser.add_argument("folder", type=Path, help="directory of golden files")
+    folder = parser.parse_args().folder
+    if not folder.is_dir():
+        print(f"{folder}: no such directory", file=sys.stderr)
+        return 1
+    report = compare(folder)
+    report.print()
+    return report.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
