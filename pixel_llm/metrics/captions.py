@@ -75,9 +75,8 @@ def score_captions(captions: Sequence[str], references: Sequence[Sequence[str]])
 def _tokenize(
     tokenizer: Tokenizer, captions: Sequence[str], references: Sequence[Sequence[str]]
 ) -> tuple[list[str], list[list[str]]]:
-    """Tokenizes all texts in one go, and gives every caption its references back."""
+    """Captions in one go and references in another, as the protocol does, then grouped by caption again."""
     log.info("tokenizing %d captions with %s", len(captions), tokenizer.name)
-    texts = [text for own_references in references for text in own_references]
-    tokenized = iter(tokenizer.tokenize([*captions, *texts]))
-    first = [next(tokenized) for _ in captions]
-    return first, [[next(tokenized) for _ in own_references] for own_references in references]
+    tokens = iter(tokenizer.tokenize([text for own_references in references for text in own_references]))
+    grouped = [[next(tokens) for _ in own_references] for own_references in references]
+    return tokenizer.tokenize(list(captions)), grouped

@@ -36,7 +36,11 @@ def ptb_tokenizer() -> Tokenizer:
 
 
 def tokenize_stanford(texts: list[str], timeout: float = 600.0) -> list[str]:
-    """Tokenizes with the Stanford PTBTokenizer 3.4.1. Raises JarUnavailable, or JarFailed on a broken answer."""
+    """Tokenizes with the Stanford PTBTokenizer 3.4.1.
+
+    After an abbreviation at the end of a text the program looks at the next text, so the dot of "8th Ave." may
+    stay or go; published scores contain this. Raises JarUnavailable, or JarFailed on a broken answer.
+    """
     if not texts:
         return []
     program = "edu.stanford.nlp.process.PTBTokenizer"
