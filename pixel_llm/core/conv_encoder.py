@@ -66,8 +66,8 @@ class Block(nn.Module):
 
 
 def convolution(before: int, after: int, kernel: int, stride: int) -> tuple[nn.Module, nn.Module, nn.Module]:
-    """A convolution that divides the side by `stride`, GroupNorm in groups of 8 channels or more, ReLU."""
-    groups = next(groups for groups in (16, 8, 4, 2, 1) if after % groups == 0 and after // groups >= 8)
+    """A convolution that divides the side by `stride`, GroupNorm in groups of 8 channels (or one), ReLU."""
+    groups = after // 8 if after % 8 == 0 else 1
     convolved = nn.Conv2d(before, after, kernel, stride, padding=1, bias=False)
     return convolved, nn.GroupNorm(groups, after), nn.ReLU()
 

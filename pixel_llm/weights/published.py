@@ -71,7 +71,7 @@ _GIT_DECODER = (
 _T5 = (
     (r"^t5_module/", "model/"),
     (r"/token_embedder/", "/shared/"),
-    (r"/logits_dense/", "/lm_head/"),
+    (r"/decoder/logits_dense/", "/lm_head/"),
     (r"/relpos_bias/", "/block/0/layer/0/SelfAttention/relative_attention_bias/"),
     (r"/(encoder|decoder)_norm/", "/final_layer_norm/"),
     (r"/layers_(\d+)/", r"/block/\1/layer/"),
