@@ -29,7 +29,7 @@ class InstanceQuestions:
     def __call__(self, record: Record, view: View, rng: np.random.Generator) -> list[Question]:
         questions = []
         for instance in json.loads(record["json"])["instances"]:
-            mask = mask_in_view(instance["segmentation"], view)
+            mask = mask_in_view(instance["rle"], view)
             if not mask.any():
                 continue
             box = np.array(box_original_px_to_01(instance["bbox"], view.original_size))

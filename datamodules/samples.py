@@ -51,7 +51,7 @@ def collate(samples: Sequence[Sample], canvas: int, pad_id: int) -> Batch:
         h, w = sample.view.pixels.shape[-2:]
         image[:, :h, :w] = sample.view.pixels
     questions = [(i, q) for i, sample in enumerate(samples) for q in sample.questions]
-    contexts = [q.context for _, q in questions]
+    contexts, labels = [q.context for _, q in questions], [q.labels for _, q in questions]
     prompts = Prompts(
         image_index=torch.tensor([i for i, _ in questions], dtype=torch.long),
         boxes=torch.tensor([q.prompt_box for _, q in questions], dtype=torch.float32).view(-1, 4),
@@ -68,7 +68,7 @@ def collate(samples: Sequence[Sample], canvas: int, pad_id: int) -> Batch:
         references=[None if samples[i].repeated else q.reference for i, q in questions],
         sources=[s.source for s in samples],
         masks=_masks([q.mask for _, q in questions], canvas),
-        labels=torch.tensor([q.labels for _, q in questions]) if questions and questions[0].labels else None,
+        labels=torch.tensor(labels) if any(labels) else None,
     )
 
 

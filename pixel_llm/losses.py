@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 Normalisation = Literal["joint", "separate"]
 
@@ -68,3 +69,55 @@ def trace_caption_loss(
     words = (cross_entropy * supervised).sum() / word_count.clamp(min=1)
     locations = torch.where(located, distance, 0.0).sum() / location_count.clamp(min=1)
     return TraceCaptionLoss(words + location_weight * locations, words.detach(), locations.detach())
+
+
+@dataclass
+class MaskLoss:
+    """total is differentiable; the others are its terms before weighting."""
+
+    total: Tensor
+    focal: Tensor
+    dice: Tensor
+    iou: Tensor
+
+
+def mask_loss(logits: Tensor, predicted_iou: Tensor, truth: Tensor, valid: Tensor, real: Tensor) -> MaskLoss:
+    """SAM's loss as published: 20 focal + dice of the best of M masks, and the squared error of its expected IoU.
+
+    logits: float[P, M, h, w], resized to the canvas here.  predicted_iou: float[P, M].
+    truth: bool[P, H, W] on the canvas.  valid: bool[P], prompts that count.
+    real: bool[P, H, W], the unpadded part of each prompt's canvas; focal and only focal leaves the padding out.
+    """
+    logits = F.interpolate(logits.float(), truth.shape[-2:], mode="bilinear", align_corners=False)
+    target = truth[:, None].float().expand_as(logits)
+    focal = (focal_loss(logits, target) * real[:, None]).sum((-2, -1)) / real.sum((-2, -1))[:, None].clamp(min=1)
+    dice = dice_loss(logits, target)
+    actual = _iou(logits > 0, target > 0)
+    score = 20 * focal + dice
+    best = score.argmin(dim=1, keepdim=True)
+    count = valid.sum().clamp(min=1)
+
+    def mean(values: Tensor) -> Tensor:
+        return (values.gather(1, best)[:, 0] * valid).sum() / count
+
+    iou = (((predicted_iou - actual) ** 2).mean(1) * valid).sum() / count
+    return MaskLoss(mean(score) + iou, mean(focal).detach(), mean(dice).detach(), iou.detach())
+
+
+def focal_loss(logits: Tensor, target: Tensor, alpha: float = 0.5, gamma: float = 2.0) -> Tensor:
+    """Sigmoid focal loss per element (Lin et al. 2017); target: float in {0, 1} of the same shape."""
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    wrong = torch.where(target > 0, 1 - logits.sigmoid(), logits.sigmoid())
+    weight = torch.where(target > 0, alpha, 1 - alpha)
+    return weight * wrong**gamma * cross_entropy
+
+
+def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """1 - (2 sum pq + 1) / (sum p + sum q + 1) over the last two dimensions."""
+    p = logits.sigmoid()
+    return 1 - (2 * (p * target).sum((-2, -1)) + 1) / (p.sum((-2, -1)) + target.sum((-2, -1)) + 1)
+
+
+def _iou(a: Tensor, b: Tensor) -> Tensor:
+    intersection, union = (a & b).sum((-2, -1)), (a | b).sum((-2, -1))
+    return intersection / union.clamp(min=1)

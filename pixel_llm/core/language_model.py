@@ -17,11 +17,12 @@ from torch import Tensor, nn
 class LanguageModel(nn.Module, ABC):
     """Base class of the language models.
 
-    width: D of the hidden states.  vocabulary_size: V.
+    width: D of the hidden states.  visual_width: D_v of the prompt features.  vocabulary_size: V.
     bos_id, eos_id, pad_id: the special tokens; <bos> may equal the padding (it does in T5).
     """
 
     width: int
+    visual_width: int
     vocabulary_size: int
     bos_id: int
     eos_id: int

@@ -1,5 +1,6 @@
 """PixelLLM: (image, prompt, text) -> words, each with its location. Composes the components; Figure 2 of the paper."""
 
+import math
 from typing import Literal
 
 import torch
@@ -46,6 +47,17 @@ class PixelLLM(nn.Module):
         self.language_model = language_model
         self.location_head = location_head
         self.location_step = location_step
+        self.query_tokens_placed = False
+
+    def place_query_tokens(self) -> None:
+        """Start the query tokens at the position codes of a grid of points, as square as their number allows.
+
+        To be called again when the prompt encoder, and with it the position code, has been replaced.
+        """
+        number = len(self.prompt_feature_extractor.query_tokens)
+        rows = next(r for r in range(math.isqrt(number), 0, -1) if number % r == 0)
+        self.prompt_feature_extractor.place_query_tokens(self.prompt_encoder.dense_pe((rows, number // rows)))
+        self.query_tokens_placed = True
 
     def encode_images(self, images: Tensor, sizes: Tensor) -> ImageFeatures:
         """images: uint8 or float32[B, 3, H, W] in 0..255; sizes: int[B, 2] of the real part of each canvas."""

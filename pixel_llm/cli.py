@@ -1,0 +1,89 @@
+"""The commands `lightning` and `pixel-llm`. Nothing heavy is imported before the verb is known.
+
+`lightning fit|validate|test|predict` trains and evaluates from YAML. `pixel-llm` knows the same verbs and the
+project's own. The package lightning installs no command of that name itself, but others may: verbs that are not
+ours are handed on to whoever else offers a console script called `lightning`.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from importlib.metadata import entry_points, version
+
+_TRAINER_VERBS = ("fit", "validate", "test", "predict")
+_OWN_VERBS = {
+    "prepare": "raw annotations and images, or the toy world -> shards",
+    "caption": "say what is in a photo, and where each word is",
+}
+
+
+def lightning() -> int:
+    """Entry point of the command `lightning`."""
+    verb = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), None)
+    if verb in _TRAINER_VERBS:
+        return _trainer()
+    for entry in entry_points(group="console_scripts", name="lightning"):
+        if not entry.value.startswith("pixel_llm"):
+            return entry.load()() or 0
+    return main()
+
+
+def main() -> int:
+    """Entry point of the command `pixel-llm` and of `python -m pixel_llm`."""
+    arguments = sys.argv[1:]
+    verb = arguments[0] if arguments else "--help"
+    if verb in _TRAINER_VERBS:
+        return _trainer()
+    if verb == "prepare":
+        from datamodules.prepare.command import main as prepare
+
+        return prepare(arguments[1:])
+    if verb == "caption":
+        from pixel_llm.predictor import caption_command
+
+        return guarded(lambda: caption_command(arguments[1:]))
+    if verb == "--version":
+        sys.stdout.write(f"pixel-llm {version('pixel-llm')}, lightning {version('lightning')}\n")
+        return 0
+    known = verb in ("-h", "--help")
+    (sys.stdout if known else sys.stderr).write(_usage() if known else f"pixel-llm: no verb {verb!r} (try --help)\n")
+    return 0 if known else 2
+
+
+def _usage() -> str:
+    lines = ["pixel-llm VERB ..., each with --help", ""]
+    lines += [f"  {', '.join(_TRAINER_VERBS)}: train and evaluate from a YAML (--config)"]
+    lines += [f"  {verb}: {what}" for verb, what in _OWN_VERBS.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _trainer() -> int:
+    from pixel_llm.trainer_cli import run
+
+    return guarded(run)
+
+
+def guarded(run: Callable[[], object]) -> int:
+    """Run, and turn what a person can do something about into one line and exit code 2.
+
+    PIXEL_LLM_DEBUG=1 keeps the traceback.
+    """
+    from datamodules.shard_index import ShardError
+
+    try:
+        run()
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted\n")
+        return 130
+    except (ShardError, OSError, ValueError) as error:
+        if os.environ.get("PIXEL_LLM_DEBUG"):
+            raise
+        sys.stderr.write(f"\nerror: {_last_line(error)}\n")
+        return 2
+    return 0
+
+
+def _last_line(error: Exception) -> str:
+    """The message; of an error that crossed from a worker process, with its whole traceback as text, the last line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1].split("Error: ", 1)[-1] if "Caught " in lines[0] else " ".join(lines)

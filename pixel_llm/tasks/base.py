@@ -1,0 +1,64 @@
+"""What all tasks share: starting weights, the optimiser, and checks that data and model fit each other."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import nn
+
+from pixel_llm.core.language_model import LanguageModel
+from pixel_llm.tasks.optimizer import AdamWSchedule
+from pixel_llm.weights.start import StartingWeights
+
+
+class Task(L.LightningModule):
+    """Base class of the LightningModules: a core, its optimiser, and where it starts from.
+
+    core: the network; the only thing with parameters that a checkpoint needs.
+    optimizer: see `AdamWSchedule`.
+    weights: pretrained parts to start from; not read where a checkpoint is restored.
+    """
+
+    def __init__(self, core: nn.Module, optimizer: AdamWSchedule, weights: StartingWeights | None = None) -> None:
+        super().__init__()
+        self.core = core
+        self.optimizer = optimizer
+        self.weights = weights
+
+    def setup(self, stage: str) -> None:
+        language_model = getattr(self.core, "language_model", self.core)
+        if isinstance(language_model, LanguageModel):
+            check_tokenizer(self.tokenizer, language_model)
+        if self.weights is not None and not self.trainer.ckpt_path:
+            self.weights.load(self.core)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        total = int(self.trainer.estimated_stepping_batches)
+        optimizer, scheduler = self.optimizer.build(self, total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @property
+    def tokenizer(self) -> Any:
+        """The data module's tokenizer (see `datamodules/tokenizer.py`)."""
+        return self.trainer.datamodule.tokenizer  # type: ignore[attr-defined]
+
+    def log_losses(self, values: dict[str, torch.Tensor], stage: str, batch_size: int) -> None:
+        """Log named scalars of a step; the total goes to the progress bar."""
+        named = {f"{stage}/{name}": value for name, value in values.items()}
+        total = named.pop(f"{stage}/loss")
+        shared: dict[str, Any] = {"batch_size": batch_size, "sync_dist": stage != "train"}
+        self.log(f"{stage}/loss", total, prog_bar=True, **shared)
+        self.log_dict(named, **shared)
+
+
+def check_tokenizer(tokenizer: Any, language_model: LanguageModel) -> None:
+    """ValueError with one line where the data's token ids mean something else to the model."""
+    if tokenizer.vocabulary_size > language_model.vocabulary_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocabulary_size} tokens, the language model only "
+            f"{language_model.vocabulary_size}: set its vocabulary_size, or use the tokenizer it was made with"
+        )
+    for name in ("bos_id", "eos_id", "pad_id"):
+        ours, theirs = getattr(tokenizer, name), getattr(language_model, name)
+        if ours != theirs:
+            raise ValueError(f"{name} is {ours} for the tokenizer and {theirs} for the language model")

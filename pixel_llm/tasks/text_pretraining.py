@@ -1,0 +1,36 @@
+"""Text alone: how a small language model that has no released weights learns to write, before it sees an image."""
+
+from torch import Tensor
+
+from pixel_llm.core.language_model import LanguageModel
+from pixel_llm.losses import smoothed_cross_entropy, supervised_tokens
+from pixel_llm.structures import Batch
+from pixel_llm.tasks.base import Task
+from pixel_llm.tasks.optimizer import AdamWSchedule
+
+
+class TextPretraining(Task):
+    """Learns to continue the prompt's text by the target's, without any visual token (a prefix language model)."""
+
+    core: LanguageModel
+
+    def __init__(self, core: LanguageModel, optimizer: AdamWSchedule) -> None:
+        super().__init__(core, optimizer)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._step(batch, "train")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._step(batch, "val")
+
+    def _step(self, batch: Batch, stage: str) -> Tensor:
+        assert batch.targets is not None
+        tokens = batch.targets.tokens
+        nothing = self.core.visual_projection[0].weight.new_zeros(len(tokens), 0, self.core.visual_width)
+        prefix = self.core.encode_prefix(nothing, batch.prompts.context)
+        hidden = self.core.hidden_states(prefix, tokens[:, :-1])
+        counts = supervised_tokens(tokens[:, 1:], self.core.pad_id, self.core.eos_id)
+        loss = smoothed_cross_entropy(self.core.logits(hidden), tokens[:, 1:], smoothing=0.0)
+        mean = (loss * counts).sum() / counts.sum().clamp(min=1)
+        self.log_losses({"loss": mean}, stage, len(batch.keys))
+        return mean

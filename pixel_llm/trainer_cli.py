@@ -1,0 +1,60 @@
+"""LightningCLI as this project uses it: YAML in, one-line errors out, and the command line has the last word."""
+
+import sys
+from typing import Any, NoReturn
+
+import lightning as L
+from jsonargparse import set_parsing_settings
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from callbacks.nan_guard import NanGuard
+from callbacks.step_seed import StepSeed
+
+
+class Parser(LightningArgumentParser):
+    """Names the bad key in a line or two instead of printing the whole usage first."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        lines = [line.strip() for line in str(message).splitlines() if line.strip()]
+        sys.stderr.write("error: " + " ".join(lines) + "\n")
+        sys.exit(2)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Also puts the configuration into every checkpoint, so that one file is enough to use a model."""
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"] = self.parser.dump(self.config, skip_none=False)
+
+
+class PixelLLMCLI(LightningCLI):
+    """The `fit`, `validate`, `test` and `predict` commands."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(
+            L.LightningModule,
+            L.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            parser_class=Parser,
+            parser_kwargs={"parser_mode": "omegaconf"},
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"callbacks": [StepSeed(), NanGuard()]},
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            **settings,
+        )
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would let a checkpoint's hyper-parameters silently override the command line."""
+
+
+def run() -> None:
+    """Parse the command line and run the verb. Configurations may name classes of these packages only."""
+    set_parsing_settings(
+        import_path_denylist=["*"],
+        import_path_allowlist=["pixel_llm", "datamodules", "callbacks", "lightning", "torch"],
+    )
+    PixelLLMCLI()
