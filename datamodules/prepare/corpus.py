@@ -1,0 +1,105 @@
+"""What a converter gives to the shard writer: the images of a corpus in order, and how to describe one of them."""
+
+import glob
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datamodules.prepare.report import Report
+from datamodules.shard_index import ShardError
+
+_NOT_IN_KEYS = re.compile(r"[^A-Za-z0-9_-]")
+
+
+@dataclass(frozen=True)
+class ImageWork:
+    """One image, and whatever its converter needs to describe it; it travels to a worker process.
+
+    records: where its records lie, or the records themselves; only the converter knows.
+    """
+
+    dataset_id: str
+    image_id: str
+    records: Any
+
+    @property
+    def key(self) -> str:
+        """The sample's name in a shard."""
+        return _NOT_IN_KEYS.sub("_", f"{self.dataset_id}_{self.image_id}")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a sample says about its image.
+
+    content: the fields of its JSON part beside image_id, dataset_id, width and height.
+    image_paths: where the picture may lie in the image folder, the likeliest first.
+    records: how many records the content holds.
+    arrays: further fields of the sample, by name.
+    size: (width, height) that the annotations are for, where they say it.
+    """
+
+    content: dict[str, Any]
+    image_paths: list[str]
+    records: int
+    arrays: dict[str, bytes] = field(default_factory=dict)
+    size: tuple[int, int] | None = None
+
+
+Describe = Callable[[ImageWork, Report], Description | None]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The annotations of a conversion after their first reading.
+
+    kind: name of the converter.  files: the annotation files, sorted.
+    images: the work, in order of first appearance.
+    describe: a function at the top of a module; counts what it skips; None where no record of the image is usable.
+    report: what the first reading skipped.
+    """
+
+    kind: str
+    files: list[Path]
+    images: Sequence[ImageWork]
+    describe: Describe
+    report: Report
+
+
+def annotation_files(patterns: Sequence[str]) -> list[Path]:
+    """The files that the patterns name, sorted, each once; ShardError for a pattern that names none."""
+    found: set[Path] = set()
+    for pattern in patterns:
+        matches = {Path(name) for name in glob.glob(pattern, recursive=True) if Path(name).is_file()}
+        if not matches:
+            raise ShardError(f"no annotation file {pattern}")
+        found |= matches
+    return sorted(found)
+
+
+def content_of(files: Sequence[Path]) -> list[dict[str, str]]:
+    """Names and digests of files: equal content gives equal shards, wherever the files lie."""
+    contents = []
+    for path in files:
+        with path.open("rb") as file:
+            contents.append({"file": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()})
+    return contents
+
+
+def check_keys(images: Sequence[ImageWork]) -> None:
+    """Raises ShardError where two images would have one key."""
+    owners: dict[str, tuple[str, str]] = {}
+    for image in images:
+        names = (image.dataset_id, image.image_id)
+        first = owners.setdefault(image.key, names)
+        if first != names:
+            raise ShardError(f"images {' '.join(first)!r} and {' '.join(names)!r} have the same key {image.key!r}")
+
+
+def compact_json(content: Any) -> bytes:
+    """JSON as a shard holds it: UTF-8, no blanks, keys sorted."""
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False).encode()

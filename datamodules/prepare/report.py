@@ -1,0 +1,75 @@
+"""What became of every record and image of a conversion: counts, and the first few of each kind by name."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+EXAMPLES = 5
+
+
+@dataclass
+class Skipped:
+    """How many were left out for one reason, and the first few of them by name."""
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, count: int, examples: list[str]) -> None:
+        self.count += count
+        self.examples += examples[: EXAMPLES - len(self.examples)]
+
+
+@dataclass
+class Report:
+    """Counts of one shard or of a whole conversion; adding those of the shards in order gives the whole's.
+
+    counts: `records read`, `records written`, `images read`, `images written`, and what was done on the way.
+    skipped: kind (`records` or `images`) -> reason -> how many and which.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    skipped: dict[str, dict[str, Skipped]] = field(default_factory=dict)
+
+    def skip(self, kind: str, reason: str, example: str, count: int = 1) -> None:
+        """Counts something that was read and left out."""
+        self._reason(kind, reason).add(count, [example])
+
+    def add(self, other: "Report") -> None:
+        """Adds another report's counts to this one's."""
+        self.counts.update(other.counts)
+        for kind, reasons in other.skipped.items():
+            for reason, skipped in reasons.items():
+                self._reason(kind, reason).add(skipped.count, skipped.examples)
+
+    def total_skipped(self, kind: str) -> int:
+        """How many records or images were left out, for all reasons together."""
+        return sum(skipped.count for skipped in self.skipped.get(kind, {}).values())
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON objects, in an order that depends on nothing but its content."""
+        skipped = {
+            kind: {reason: vars(skipped) for reason, skipped in sorted(reasons.items())}
+            for kind, reasons in sorted(self.skipped.items())
+        }
+        return {"counts": dict(sorted(self.counts.items())), "skipped": skipped}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Report":
+        """Inverse of `to_json`."""
+        skipped = {
+            kind: {reason: Skipped(**found) for reason, found in reasons.items()}
+            for kind, reasons in content["skipped"].items()
+        }
+        return cls(Counter(content["counts"]), skipped)
+
+    def lines(self) -> list[str]:
+        """The report for a person."""
+        lines = [f"{name}: {count:,}" for name, count in sorted(self.counts.items())]
+        for kind, reasons in sorted(self.skipped.items()):
+            lines.append(f"{kind} skipped: {self.total_skipped(kind):,}")
+            for reason, skipped in sorted(reasons.items(), key=lambda item: -item[1].count):
+                lines.append(f"  {skipped.count:,} x {reason}, such as {skipped.examples[0]}")
+        return lines
+
+    def _reason(self, kind: str, reason: str) -> Skipped:
+        return self.skipped.setdefault(kind, {}).setdefault(reason, Skipped())

@@ -1,0 +1,184 @@
+"""The engine of all converters: a corpus and a folder of images -> a folder of shards.
+
+Which image goes into which shard depends on the corpus and the shard size alone, and every shard is made by one
+function of its images, so the bytes are the same for any number of workers. A run that was stopped goes on behind
+the shards that it had finished.
+"""
+
+import io
+import os
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from datamodules.prepare.corpus import Corpus, Describe, Description, ImageWork, compact_json, content_of
+from datamodules.prepare.images import ImageError, StoredImage, to_jpeg
+from datamodules.prepare.progress import FinishedShard, Progress, finished_report
+from datamodules.prepare.report import Report
+from datamodules.prepare.workers import check_stop, in_order_of_completion
+from datamodules.shard_index import ShardEntry, ShardError, write_index
+
+IMAGES_PER_SHARD = 1000
+
+# Called with the images dealt with and the images in all.
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class ShardWork:
+    """Everything that a worker needs to make one shard."""
+
+    number: int
+    path: Path
+    images: Sequence[ImageWork]
+    describe: Describe
+    folder: Path
+
+
+def write_shards(
+    corpus: Corpus,
+    folder: Path,
+    out: Path,
+    *,
+    workers: int = 1,
+    shard_size: int = IMAGES_PER_SHARD,
+    on_progress: OnProgress = lambda done, total: None,
+) -> Report:
+    """Converts the images of a corpus, which lie in `folder`, to shards in `out`, and says what became of them.
+
+    Shards that an earlier run with the same settings finished are kept. Raises ShardError where there is no image
+    folder, where `out` was begun with other settings, where not one image could be converted, and where a worker
+    process was killed.
+    """
+    if not folder.is_dir():
+        raise ShardError(f"no image folder {folder}")
+    total = len(corpus.images)
+    settings = _settings(corpus, folder, shard_size)
+    out.mkdir(parents=True, exist_ok=True)
+    report = finished_report(out, settings)
+    if report is None:
+        progress = Progress.open(out, settings)
+        on_progress(_images_done(progress), total)
+        missing = _missing(corpus, folder, shard_size, progress)
+        for shard in in_order_of_completion(_write_shard, missing, workers):
+            progress.note(shard)
+            on_progress(_images_done(progress), total)
+        report = _finish(corpus, progress)
+    on_progress(total, total)
+    return report
+
+
+def _images_done(progress: Progress) -> int:
+    return sum(shard.report.counts["images read"] for shard in progress.finished.values())
+
+
+def _finish(corpus: Corpus, progress: Progress) -> Report:
+    report = Report()
+    report.add(corpus.report)
+    for number in sorted(progress.finished):
+        report.add(progress.finished[number].report)
+    if not report.counts["images written"]:
+        progress.discard()
+        raise ShardError("; ".join(["not one image could be converted", *map(str.strip, report.lines())]))
+    progress.finish(report)
+    return report
+
+
+def _settings(corpus: Corpus, folder: Path, shard_size: int) -> dict[str, Any]:
+    return {
+        "annotations": content_of(corpus.files),
+        "images": str(folder.resolve()),
+        "kind": corpus.kind,
+        "shard_size": shard_size,
+    }
+
+
+def _missing(corpus: Corpus, folder: Path, shard_size: int, progress: Progress) -> Iterator[ShardWork]:
+    """The shards that are not noted as finished, in order."""
+    for number, start in enumerate(range(0, len(corpus.images), shard_size)):
+        if number not in progress.finished:
+            path = progress.folder / f"shard-{number:05d}.tar"
+            yield ShardWork(number, path, corpus.images[start : start + shard_size], corpus.describe, folder)
+
+
+def _write_shard(work: ShardWork) -> FinishedShard:
+    """Makes one shard: whole under its name, with an index, or not at all."""
+    report = Report()
+    part = work.path.with_name(work.path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            samples = _write_tar(file, work, report)
+            file.flush()
+            os.fsync(file.fileno())
+        if not samples:
+            return FinishedShard(work.number, ShardEntry(work.path.name, 0, 0), report)
+        part.replace(work.path)
+    finally:
+        part.unlink(missing_ok=True)
+    size = write_index(work.path).tar_bytes
+    return FinishedShard(work.number, ShardEntry(work.path.name, samples, size), report)
+
+
+def _write_tar(file: BinaryIO, work: ShardWork, report: Report) -> int:
+    """Writes the samples that can be made and returns how many there are."""
+    samples = 0
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for image in work.images:
+            check_stop()
+            fields = _sample(image, work, report)
+            samples += bool(fields)
+            for name, data in fields.items():
+                member = tarfile.TarInfo(f"{image.key}.{name}")  # no owner and no time: equal content, equal bytes
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    return samples
+
+
+def _sample(image: ImageWork, work: ShardWork, report: Report) -> dict[str, bytes]:
+    """The fields of one image's sample; none where it cannot be made, which the report then says."""
+    report.counts["images read"] += 1
+    description = work.describe(image, report)
+    if description is None:
+        report.skip("images", "no usable record", f"{image.dataset_id} {image.image_id}")
+        return {}
+    try:
+        stored = _picture(work.folder, image, description)
+    except _Unusable as error:
+        report.skip("images", error.reason, str(error))
+        report.skip("records", error.reason, str(error), description.records)
+        return {}
+    report.counts.update(["images written", f"images {stored.change}"])
+    report.counts["records written"] += description.records
+    content = {
+        "dataset_id": image.dataset_id,
+        "image_id": image.image_id,
+        "width": stored.width,
+        "height": stored.height,
+        **description.content,
+    }
+    return {"jpg": stored.jpeg, "json": compact_json(content), **description.arrays}
+
+
+class _Unusable(Exception):
+    """An image without a picture for its sample; reason in the same words for every such image."""
+
+    def __init__(self, reason: str, example: str) -> None:
+        super().__init__(example)
+        self.reason = reason
+
+
+def _picture(folder: Path, image: ImageWork, description: Description) -> StoredImage:
+    path = next((path for path in description.image_paths if os.path.isfile(folder / path)), None)
+    if path is None:
+        raise _Unusable("image not found", f"{folder / description.image_paths[0]}")
+    try:
+        stored = to_jpeg(folder / path)
+    except ImageError as error:
+        raise _Unusable("image broken", str(error)) from error
+    found = (stored.width, stored.height)
+    if description.size not in (None, found):
+        sizes = f"is {found} but its annotations are for {description.size}"
+        raise _Unusable("image of another size than annotated", f"{folder / path} {sizes}")
+    return stored
