@@ -1,0 +1,157 @@
+"""The subcommands of `pixel-llm prepare`: raw annotations and images -> folders of shards."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from datamodules.formats.records import FormatError
+from datamodules.prepare import coco_captions, coco_instances, localized_narratives
+from datamodules.prepare.corpus import Corpus, annotation_files
+from datamodules.prepare.shards import IMAGES_PER_SHARD, write_shards
+from datamodules.shard_index import ShardError, load_index, write_index
+
+# What a person can do something about: told in one line, without a traceback.
+_EXPECTED = (ShardError, FormatError, OSError)
+_BAD_INPUT = 2
+_INTERRUPTED = 130
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one line, without the usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(_BAD_INPUT, f"{self.prog}: {message} (--help shows the options)\n")
+
+
+def add_prepare_commands(subparsers: Any) -> None:
+    """Adds every subcommand to what `add_subparsers` returned; `args.handler(args)` then returns the exit code."""
+    _add_converter(
+        subparsers,
+        "localized-narratives",
+        localized_narratives.open_corpus,
+        "Localized Narratives jsonl: narratives with word times and mouse traces",
+    )
+    _add_converter(subparsers, "coco-captions", coco_captions.open_corpus, "COCO captions json: captions of each image")
+    _add_converter(
+        subparsers,
+        "coco-instances",
+        coco_instances.open_corpus,
+        "COCO instances json: boxes and masks of each image's objects",
+    )
+    _add_index(subparsers)
+    # `toy` is added here.
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one subcommand; returns the exit code."""
+    parser = OneLineParser(prog="pixel-llm prepare", description=__doc__)
+    add_prepare_commands(parser.add_subparsers(required=True, metavar="COMMAND"))
+    args = parser.parse_args(arguments)
+    return args.handler(args)
+
+
+def _add_converter(subparsers: Any, name: str, open_corpus: Callable[[list[Path]], Corpus], summary: str) -> None:
+    parser = subparsers.add_parser(name, help=summary, description=summary)
+    parser.add_argument(
+        "--annotations",
+        nargs="+",
+        required=True,
+        metavar="GLOB",
+        help="annotation files; patterns are expanded",
+    )
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder that holds the images")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write the shards to")
+    parser.add_argument(
+        "--workers",
+        type=_positive,
+        default=_cores(),
+        metavar="N",
+        help="processes, each making whole shards; the result does not depend on it (default: one per core)",
+    )
+    parser.add_argument(
+        "--shard-size",
+        type=_positive,
+        default=IMAGES_PER_SHARD,
+        metavar="N",
+        help="images per shard (default: %(default)s)",
+    )
+    parser.set_defaults(handler=lambda args: _guarded(lambda: _convert(args, open_corpus), args.out))
+
+
+def _add_index(subparsers: Any) -> None:
+    summary = "write the index of every tar in a folder that has none, or one that does not fit"
+    parser = subparsers.add_parser("index", help=summary, description=summary)
+    parser.add_argument("folder", type=Path, metavar="DIR")
+    parser.set_defaults(handler=lambda args: _guarded(lambda: _index(args.folder), args.folder))
+
+
+def _cores() -> int:
+    """The cores that this process may use; a cluster gives a job fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return number
+
+
+def _guarded(run: Callable[[], None], folder: Path) -> int:
+    """Exit code of a run: one line on the error stream for what a person can do something about."""
+    try:
+        run()
+    except _EXPECTED as error:
+        sys.stderr.write(f"pixel-llm prepare: {' '.join(str(error).split())}\n")
+        return _BAD_INPUT
+    except KeyboardInterrupt:
+        sys.stderr.write(f"pixel-llm prepare: interrupted; the same command goes on in {folder}\n")
+        return _INTERRUPTED
+    return 0
+
+
+def _convert(args: argparse.Namespace, open_corpus: Callable[[list[Path]], Corpus]) -> None:
+    files = annotation_files(args.annotations)
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    console = Console(stderr=True)
+    # Without its refresh thread the bar cannot be in the middle of something when the workers are forked.
+    bar = Progress(*columns, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal)
+    with bar:
+        task = bar.add_task("reading annotations", total=None)
+        bar.refresh()
+        corpus = open_corpus(files)
+        report = write_shards(
+            corpus,
+            args.images,
+            args.out,
+            workers=args.workers,
+            shard_size=args.shard_size,
+            on_progress=lambda done, total: bar.update(
+                task, description="images", completed=done, total=total, refresh=True
+            ),
+        )
+    sys.stdout.write("\n".join([*report.lines(), f"shards in {args.out}"]) + "\n")
+
+
+def _index(folder: Path) -> None:
+    tars = sorted(folder.glob("*.tar"))
+    if not tars:
+        raise ShardError(f"no tar in {folder}")
+    written = 0
+    for tar in tars:
+        try:
+            load_index(tar)
+        except ShardError:
+            write_index(tar)
+            written += 1
+    sys.stdout.write(f"indexes written: {written} of {len(tars)} shards in {folder}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
