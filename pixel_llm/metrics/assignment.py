@@ -35,8 +35,9 @@ def _augment(start: int, cost: Floats, row_price: Floats, column_price: Floats, 
         step = travelled + cost[row] - row_price[row] - column_price
         shorter = (step < distance) & ~visited
         distance[shorter], previous[shorter] = step[shorter], row
-        column = int(np.where(visited, np.inf, distance).argmin())
-        travelled = distance[column]
+        open_distance = np.where(visited, np.inf, distance)
+        column = int(open_distance.argmin())
+        travelled = open_distance[column]
         if not np.isfinite(travelled):
             raise ValueError("no assignment has a finite cost: a row has no column left that it may take")
         visited[column] = True

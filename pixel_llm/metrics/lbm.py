@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from functools import lru_cache
-from math import ceil, floor
+from math import ceil, floor, nan
 from typing import Any
 
 import numpy as np
@@ -93,6 +93,8 @@ def local_bipartite_matching(predicted: Boxes, truth: Boxes, k: int = 0) -> floa
 def _match(shorter: NDArray[np.float64], longer: NDArray[np.float64], k: int) -> float:
     """Mean cost of the best assignment of one segment."""
     distance = np.abs(shorter[:, None] - longer).sum(axis=-1) / 4
+    if np.isnan(distance).any():  # a broken prediction must show in the value, not stop a validation run
+        return nan
     cost = np.where(_window(len(shorter), len(longer), k), distance, np.inf)
     if k == 0:  # the windows are disjoint, so every box may simply take the nearest of its own
         return float(cost.min(axis=1).mean())
