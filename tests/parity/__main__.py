@@ -11,8 +11,13 @@ from pathlib import Path
 import torch
 
 from tests.parity import core_components as core
+from tests.parity.data import check_ln_alignment, check_tokenizers, check_transforms
+from tests.parity.language import check_decode_bigram, check_text_decoder_t5
+from tests.parity.losses import check_losses
 from tests.parity.report import Report
 from tests.parity.resize import check_resize
+from tests.parity.training import check_optim
+from tests.parity.whole_model import check_real_param_shapes, check_trace_model
 
 NOTE = "Tolerances are relative to the largest value of an output: 2e-5 for a component, 1e-4 for a whole model."
 OUTSIDE = "outside the shipped configurations"
@@ -32,6 +37,17 @@ CHECKERS: dict[str, Callable[[Report, Path], None]] = {
     "mask_decoder": core.check_mask_decoder,
     "mask_decoder_full256": core.check_mask_decoder,
     "resize": check_resize,
+    "text_decoder_t5": check_text_decoder_t5,
+    "text_decoder_t5_lora": check_text_decoder_t5,
+    "decode_bigram": check_decode_bigram,
+    "losses": check_losses,
+    "transforms": check_transforms,
+    "tokenizers": check_tokenizers,
+    "ln_alignment": check_ln_alignment,
+    "optim": check_optim,
+    "model_t5_trace": check_trace_model,
+    "model_bert_trace": check_trace_model,
+    "real_param_shapes": check_real_param_shapes,
 }
 
 
@@ -41,6 +57,8 @@ def compare(folder: Path) -> Report:
     for path in sorted([*folder.glob("*.npz"), *folder.glob("*.json")]):
         if path.stem in CHECKERS:
             _check(report, path)
+        elif path.stem.startswith("model_params") or path.stem == "ln_annotations":
+            continue  # read together with the files that need them
         elif path.stem in ("det_vit", "utils") or path.stem.endswith("_variant"):
             report.skip(path.stem, OUTSIDE)
         else:

@@ -1,0 +1,264 @@
+"""Whole models against the published ones: training outputs, losses, gradients, inference."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pixel_llm.coordinates import points_01_to_canvas_px
+from pixel_llm.core.build import pixel_llm
+from pixel_llm.core.decoding import DecodingRule
+from pixel_llm.core.eva02 import EVA02
+from pixel_llm.core.git_decoder import GitDecoder
+from pixel_llm.core.language_model import LanguageModel
+from pixel_llm.core.pixel_llm import PixelLLM
+from pixel_llm.core.sam_image_encoder import SamImageEncoder
+from pixel_llm.core.t5 import T5
+from pixel_llm.losses import (
+    location_distance,
+    smoothed_cross_entropy,
+    supervised_tokens,
+    trace_caption_loss,
+)
+from pixel_llm.structures import ImageFeatures, Prompts
+from pixel_llm.weights import published
+from tests.parity.golden import Golden, read_golden
+from tests.parity.language import t5_sizes
+from tests.parity.report import Report
+
+TOLERANCE = 1e-4
+
+# softmax does not see a bias on the keys: its gradient is zero but for rounding
+_KEY_BIAS = re.compile(r"/(k_proj|key)/bias$")
+
+
+def check_trace_model(report: Report, path: Path) -> None:
+    golden = read_golden(path)
+    parameters = model_parameters(path.parent, golden.config["param_paths"])
+    core = build_model(golden.config["model"], parameters).eval()
+    core.requires_grad_(True)  # the golden gradients cover the frozen parts too
+    for module in core.modules():
+        if hasattr(module, "frozen"):
+            module.frozen = False
+    published.load_model(core, parameters)
+    with torch.enable_grad():
+        _check_training(report, golden, core, parameters)
+    for case in golden.outputs:
+        if case.startswith("infer"):
+            _check_inference(report, golden, core, case)
+
+
+def model_parameters(folder: Path, paths: list[str]) -> dict[str, np.ndarray]:
+    """The parameters of one model out of the files that all models share."""
+    found: dict[str, np.ndarray] = {}
+    for file in sorted(folder.glob("model_params_*.npz")):
+        found |= {
+            path: value for path, value in read_golden(file).parameters.items() if path in set(paths) - set(found)
+        }
+    return found
+
+
+def build_model(config: dict[str, Any], parameters: dict[str, np.ndarray]) -> PixelLLM:
+    """Our model with the sizes of a golden configuration and the rules of the published code."""
+    eva, sam, adapter = (config[f"{name}_args"] for name in ("git_backbone", "sam_backbone", "prompt_adapter"))
+    head = config["point_predictor_args"]
+    tuned = EVA02(
+        width=eva["embed_dim"], depth=eva["depth"], heads=eva["num_heads"], patch=eva["patch_size"],
+        mlp_ratio=eva["mlp_ratio"], pretrained_grid=eva["pretrain_img_size"] // eva["patch_size"],
+        rescale_rope=False, mlp_norm_eps=1e-5,
+    )  # fmt: skip
+    frozen = SamImageEncoder(
+        width=sam["embed_dim"], depth=sam["depth"], heads=sam["num_heads"], image_size=sam["img_size"],
+        global_blocks=sorted(set(range(sam["depth"])) - set(sam["window_block_indexes"])),
+        window=sam["window_size"], output_channels=sam["out_chans"],
+    )  # fmt: skip
+    return pixel_llm(
+        frozen,
+        tuned,
+        _language_model(config, parameters),
+        extractor_width=adapter["transformer_dim"],
+        extractor_depth=adapter["depth"],
+        query_tokens=adapter["num_outputs"],
+        dense_output=True,
+        prompt_padding_tokens=3,
+        location_hidden=head["hidden_dim"],
+        location_depth=head["depth"],
+        location_extra_channels=2,
+        location_step="input",
+    )
+
+
+def _language_model(config: dict[str, Any], parameters: dict[str, np.ndarray]) -> LanguageModel:
+    settings, visual = config["text_decoder_args"], config["prompt_adapter_args"]["output_dim"]
+    if config["text_decoder_name"] == "git":
+        layers = settings["num_hidden_layers"]
+        hidden = parameters["textual/transformer/encoder/layer.0/intermediate/dense/bias"].shape[0]
+        return GitDecoder(
+            visual_width=visual, width=settings["hidden_size"], layers=layers, heads=settings["num_heads"],
+            feed_forward=hidden, vocabulary_size=config["vocab_size"], positions=settings["max_caption_length"],
+            dropout=0.0, bos_id=config["begin_token_id"], eos_id=config["end_token_id"],
+        )  # fmt: skip
+    rank = settings["encoder_lora_rank"]
+    alpha = rank * settings["encoder_lora_scale"]
+    sizes = t5_sizes(parameters, "textual/t5_module/")
+    return T5(**sizes, visual_width=visual, lora_rank=rank, lora_alpha=alpha, lora_sites="all_attention")
+
+
+def _inputs(golden: Golden, context: bool) -> tuple[Tensor, Tensor, Prompts]:
+    images = golden.inputs("train", "inputs").permute(0, 3, 1, 2)
+    real = golden.inputs("train", "padding_mask") > 0
+    sizes = torch.stack([real.any(2).sum(1), real.any(1).sum(1)], dim=1)
+    boxes = golden.inputs("train", "label/prompt_boxes")
+    per_image = boxes.shape[1]
+    index = torch.arange(len(images)).repeat_interleave(per_image)
+    boxes = boxes.flatten(0, 1) / sizes[index].flip(-1).repeat(1, 2)
+    tokens = golden.inputs("train", "label/context_tokens").long().flatten(0, 1) if context else None
+    return images, sizes, Prompts(index, boxes, tokens)
+
+
+def _check_training(report: Report, golden: Golden, core: PixelLLM, parameters: dict[str, np.ndarray]) -> None:
+    images, sizes, prompts = _inputs(golden, context=True)
+    features = core.encode_images(images, sizes)
+    tokens = golden.inputs("train", "label/text_tokens").long().flatten(0, 1)
+    visual = core.extract(features, prompts)
+    if isinstance(core.language_model, T5):
+        visual = core.language_model.visual_projection(visual)
+    want = golden.output("train", "visual_features")
+    report.check(golden.name, "train/visual_features", visual.view(want.shape), want, TOLERANCE)
+    outputs = core(features, prompts, tokens)
+    scale = sizes[prompts.image_index].flip(-1)
+    _check_points(report, golden, "train", outputs.locations, sizes[prompts.image_index])
+
+    truth = golden.inputs("train", "label/points").flatten(0, 1) / scale[:, None, None]
+    labelled = golden.inputs("train", "label/labels").flatten()[:, None] > 0
+    valid = torch.from_numpy(golden.output("train", "point_valid_mask")).flatten(0, 1) > 0
+    lm = core.language_model
+    loss = trace_caption_loss(
+        smoothed_cross_entropy(outputs.logits[:, :-1], tokens[:, 1:], 0.1),
+        supervised_tokens(tokens[:, 1:], lm.pad_id, lm.eos_id) & labelled,
+        location_distance(outputs.locations, truth, scale),
+        valid & labelled & (truth != 0).flatten(2).any(-1),
+        golden.config["model"]["point_loss_weight"],
+        "separate",
+    )
+    for name, got in (("text_loss", loss.words), ("point_loss", loss.locations), ("total_loss", loss.total)):
+        want = golden.output("train", f"metrics/{name}")
+        report.check(golden.name, f"train/{name}", got, want, TOLERANCE)
+    core.zero_grad()
+    loss.total.backward()
+    _check_gradients(report, golden, core, parameters)
+
+
+def _check_gradients(report: Report, golden: Golden, core: PixelLLM, parameters: dict[str, np.ndarray]) -> None:
+    """Sum, norm and cosine-weighted sum per published parameter; sums may cancel, so the norm is their scale."""
+    paths = list(parameters)
+    places = {  # every element of our parameters learns which published parameter it is, and where in it
+        path: torch.arange(parameters[path].size).view(parameters[path].shape) + (number << 40)
+        for number, path in enumerate(paths)
+    }
+    sums = torch.zeros(len(paths), 3, dtype=torch.float64)
+    own = dict(core.named_parameters())
+    for name, place in published.convert_model(places).items():
+        if name in own and own[name].grad is not None:
+            gradient = own[name].grad.double().flatten()
+            number, index = (place >> 40).flatten(), (place & ((1 << 40) - 1)).flatten()
+            sums[:, 0].index_add_(0, number, gradient)
+            sums[:, 1].index_add_(0, number, gradient**2)
+            sums[:, 2].index_add_(0, number, gradient * index.double().cos())
+    sums[:, 1] = sums[:, 1].sqrt()
+    wanted = {n: golden.arrays[f"train/grad/{p}"] for n, p in enumerate(paths) if f"train/grad/{p}" in golden.arrays}
+    largest = max(float(want[1]) for want in wanted.values())
+    worst, vanishing = np.zeros(3), 0.0
+    for number, want in wanted.items():
+        if _KEY_BIAS.search(paths[number]):
+            vanishing = max(vanishing, float(sums[number, 1]) / largest)
+        else:
+            worst = np.maximum(worst, np.abs(sums[number].numpy() - want) / max(float(want[1]), 1e-6))
+    for name, value in zip(("sum", "norm", "cosine sum"), worst, strict=True):
+        report.check(golden.name, f"train/grad, {name}, worst of {len(wanted)}", 1 + value, 1.0, TOLERANCE)
+    report.check(golden.name, "train/grad of key biases, which is rounding", 1 + vanishing, 1.0, TOLERANCE)
+
+
+def _check_points(report: Report, golden: Golden, case: str, locations: Tensor, sizes: Tensor) -> None:
+    """Points in pixels of the canvas at the tokens that have one; what the others hold is arbitrary."""
+    want = golden.output(case, "point_coords")
+    valid = torch.from_numpy(golden.output(case, "point_valid_mask")).flatten(0, 1) > 0
+    points = points_01_to_canvas_px(locations, sizes)
+    padded = points.new_zeros(len(points), want.shape[2], *points.shape[2:])
+    padded[:, : points.shape[1]] = points
+    want = torch.from_numpy(want).flatten(0, 1)
+    report.check(golden.name, f"{case}/point_coords of words", padded[valid], want[valid], TOLERANCE)
+
+
+def _check_inference(report: Report, golden: Golden, core: PixelLLM, case: str) -> None:
+    images, sizes, prompts = _inputs(golden, context="noctx" not in case)
+    features = core.encode_images(images, sizes)
+    want = torch.from_numpy(golden.output(case, "text_tokens")).long().flatten(0, 1)
+    if case == "infer_gttext":
+        tokens = golden.inputs("train", "label/text_tokens").long().flatten(0, 1)
+        locations = core(features, prompts, tokens).locations
+    else:
+        locations = _check_generation(report, golden, core, case, features, prompts, want)
+    _check_points(report, golden, case, locations, sizes[prompts.image_index])
+
+
+def _check_generation(
+    report: Report,
+    golden: Golden,
+    core: PixelLLM,
+    case: str,
+    features: ImageFeatures,
+    prompts: Prompts,
+    want: Tensor,
+) -> Tensor:
+    beams = golden.output(case, "beam_text_tokens").shape[2]
+    per_beam = golden.config["model"]["decode_per_node_beam_size"]
+    rule = DecodingRule(want.shape[1], beams, candidates_per_beam=per_beam, forbid_repeat=True)
+    generation = core.generate(features, prompts, rule)
+    got = torch.full_like(want, core.language_model.pad_id)
+    got[:, : generation.tokens.shape[1]] = generation.tokens
+    ended = (want == core.language_model.eos_id).long()
+    ended[:, 0] = 0
+    behind = ended.cumsum(1) - ended > 0
+    report.check(golden.name, f"{case}/text_tokens", got, want.masked_fill(behind, core.language_model.pad_id), 0.0)
+    scores = golden.output(case, "log_probs").reshape(-1)
+    report.check(golden.name, f"{case}/log_probs", generation.scores, scores, TOLERANCE)
+    return generation.locations
+
+
+def check_real_param_shapes(report: Report, path: Path) -> None:
+    """Every parameter of the full-size published models that belongs to a component of ours."""
+    from pixel_llm.core.build import eva02_large, sam_image_encoder, t5
+
+    shapes = json.loads(path.read_text())
+    with torch.device("meta"):
+        for kind in ("t5", "git"):
+            lm = t5("xl", lora_sites="all_attention") if kind == "t5" else GitDecoder(visual_width=1024)
+            core = pixel_llm(
+                sam_image_encoder("vit_h"), eva02_large(), lm, extractor_depth=6, dense_output=True,
+                location_extra_channels=2, prompt_padding_tokens=3,
+            )  # fmt: skip
+            own = shapes["shapes_joint_bert"] | (shapes["shapes_joint_t5_textual_and_proj"] if kind == "t5" else {})
+            if kind == "t5":
+                own = {p: s for p, s in own.items() if not p.startswith("textual/") or "t5_module" in p}
+            _check_shapes(report, f"{path.stem}, {kind}", core, own)
+
+
+def _check_shapes(report: Report, name: str, core: PixelLLM, shapes: dict[str, list[int]]) -> None:
+    numbers = {p: int(np.prod(s)) for p, s in shapes.items() if not p.startswith(("mask_", "box_decoder/"))}
+    built = {p: torch.empty(shapes[p]) for p in numbers}
+    try:
+        published.load_model(core, built)
+    except ValueError as error:
+        report.fail(name, "", str(error))
+        return
+    ours = sum(p.numel() for p in core.parameters())
+    ours += core.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.numel()
+    report.check(name, f"number of parameters, in {len(built)} shapes", ours, sum(numbers.values()), 0.0)
+    report.skip(
+        name, "not built yet: mask adapter and dense captioning detector; the mask decoder is checked on its own"
+    )
