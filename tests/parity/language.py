@@ -24,7 +24,7 @@ def check_text_decoder_t5(report: Report, path: Path) -> None:
     if any("lora" in name for name in golden.parameters):
         _inject_uneven_lora(lm, golden.config)
     published.load(torch.nn.ModuleDict({"model": lm.model}), "textual", golden.parameters)
-    valid = torch.from_numpy(golden.arrays["valid_query_mask"])
+    valid = torch.as_tensor(golden.arrays["valid_query_mask"])
     for case in golden.outputs:
         context = None if case == "noctx" else golden.inputs(case, "context_tokens").long()
         lm.visual_projection = torch.nn.Identity()  # the published head is given projected features

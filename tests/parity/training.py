@@ -25,9 +25,7 @@ def check_optim(report: Report, path: Path) -> None:
             weight_decay=settings["weight_decay"],
             warmup_steps=base["lr_configs"]["warmup_steps"],
             layer_decay=settings.get("layerwise_decay", 1.0),
-            multipliers={"mask_adapter.": settings["backbone_multiplier"]}
-            if "backbone_multiplier" in settings
-            else None,
+            multipliers={f"{settings['backbone_layer_prefix']}.": multiplier} if multiplier else None,
         )
         _check_case(report, golden, case, own, recipe, base["num_training_steps"], settings)
 
