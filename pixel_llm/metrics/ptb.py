@@ -11,7 +11,7 @@ from pixel_llm.metrics.jars import JarFailed, JarUnavailable, find_jar, one_line
 _JAR = "tokenizer/stanford-corenlp-3.4.1.jar"
 # The protocol drops these tokens. It names upper-case brackets only, while lower-casing has made them -lrb- and
 # so on, which therefore stay: so do they in every published number.
-_DROPPED = frozenset(["''", "'", "``", "`", '"', ".", "?", "!", ",", ":", "-", "--", "...", ";"])
+_DROPPED = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 
 log = logging.getLogger(__name__)
 
@@ -25,11 +25,11 @@ class Tokenizer:
 
 
 def ptb_tokenizer() -> Tokenizer:
-    """Stanford's tokenizer where Java and the `pycocoevalcap` package exist, otherwise an approximation; the log
-    says so in that case, since scores then differ a little from published ones."""
+    """Stanford's tokenizer where Java and the `pycocoevalcap` package exist and work, otherwise an approximation;
+    the log says so in that case, since scores then differ a little from published ones."""
     try:
-        find_jar(_JAR)
-    except JarUnavailable as problem:
+        tokenize_stanford(["A trial."])
+    except (JarUnavailable, JarFailed) as problem:
         log.warning("captions are tokenized by an approximation of the PTB tokenizer: %s", problem)
         return Tokenizer("python-ptb-approximation", tokenize_approximately)
     return Tokenizer("stanford-ptb-3.4.1", tokenize_stanford)
@@ -56,7 +56,7 @@ def _without_punctuation(tokens: list[str]) -> str:
     return " ".join(token for token in tokens if token not in _DROPPED)
 
 
-_BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
+_RENAMED = {'"': "''", "(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 _TWO_WORDS = re.compile(r"\b(?:(can)(not)|(gon|wan)(na)|(got)(ta)|(gim|lem)(me))\b")
 _CLITIC = re.compile(r"(?<=\w)(n't|'(?:s|m|d|re|ve|ll))\b")
 _TOKEN = re.compile(
@@ -78,7 +78,7 @@ def tokenize_approximately(texts: list[str]) -> list[str]:
 def _tokens(text: str) -> list[str]:
     text = _TWO_WORDS.sub(lambda match: " ".join(filter(None, match.groups())), text.replace("’", "'"))
     found = _TOKEN.findall(_CLITIC.sub(r" \1", text))
-    return [_BRACKETS.get(token, token) for token in found if _is_kept(token[0])]
+    return [_RENAMED.get(token, token) for token in found if _is_kept(token[0])]
 
 
 def _is_kept(character: str) -> bool:

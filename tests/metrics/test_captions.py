@@ -51,6 +51,17 @@ def test_without_java_meteor_is_absent_and_one_line_says_why(without_java, caplo
     ]
 
 
+def test_java_that_does_not_work_is_no_java(monkeypatch, tmp_path, caplog):
+    java = tmp_path / "java"
+    java.write_text("#!/bin/sh\necho 'no Java runtime present' >&2\nexit 1\n")
+    java.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    metric = CaptionMetrics()
+    metric.update(KEYS, CAPTIONS, REFERENCES)
+    assert set(metric.compute()) == PARTS
+    assert len([record for record in caplog.records if "no Java runtime present" in record.message]) == 2
+
+
 def test_sample_seen_twice_counts_once_and_order_does_not_matter(without_java):
     once, twice = CaptionMetrics(), CaptionMetrics()
     once.update(KEYS, CAPTIONS, REFERENCES)
