@@ -1,6 +1,5 @@
 """Images with plain captions: COCO captions, or the text of Localized Narratives without its traces."""
 
-import json
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.base import MakeQuestions, Record, ShardDataModule
+from datamodules.records import read_captions
 from datamodules.samples import Question
 from datamodules.tokenizer import Tokenizer
 from datamodules.views import View
@@ -53,12 +53,6 @@ class CaptionQuestions:
         others = [other for other in captions if other != caption]
         reference = Reference(record["__key__"], caption, alternatives=others)
         return [Question(reference, tokens, np.full((len(tokens), 4), np.nan), context)]
-
-
-def read_captions(data: bytes) -> list[str]:
-    """The captions of a record's `json` field, whether it is one of captions or of narratives."""
-    entry = json.loads(data)
-    return entry["captions"] if "captions" in entry else [n["caption"] for n in entry["narratives"]]
 
 
 def split_caption(caption: str, rng: np.random.Generator) -> tuple[str, str]:

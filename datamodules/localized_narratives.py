@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.base import MakeQuestions, Record, ShardDataModule
+from datamodules.records import read_trace
 from datamodules.samples import Question
 from datamodules.sentences import sentence_spans
 from datamodules.token_targets import (
@@ -126,12 +127,6 @@ class _Told:
             Mention(int(m[0]) - span[0], int(m[1]) - span[0], tuple(box))
             for m, box in zip(inside, boxes.tolist(), strict=True)
         ]
-
-
-def read_trace(data: bytes) -> NDArray[np.float64]:
-    """float64[M, 5] of narrative, stroke, x, y, t from the bytes of a `trace.npy`."""
-    end = 10 + int.from_bytes(data[8:10], "little")  # the header of version 1.0, whose content is always this one
-    return np.frombuffer(data, np.float32, offset=end).reshape(-1, 5).astype(np.float64)
 
 
 def _as_tuples(boxes: NDArray[np.float64]) -> list[tuple[float, float, float, float] | None]:

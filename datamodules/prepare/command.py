@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,12 +14,17 @@ from datamodules.formats.records import FormatError
 from datamodules.prepare import coco_captions, coco_instances, localized_narratives
 from datamodules.prepare.corpus import Corpus, annotation_files
 from datamodules.prepare.shards import IMAGES_PER_SHARD, write_shards
-from datamodules.shard_index import ShardError, load_index, write_index
+from datamodules.prepare.toy_world.write import write_toy_world
+from datamodules.records import read_captions, read_field
+from datamodules.shard_index import ShardError, load_index, open_shards, write_atomically, write_index
+from datamodules.tokenizer import train_tokenizer
 
 # What a person can do something about: told in one line, without a traceback.
 _EXPECTED = (ShardError, FormatError, OSError)
 _BAD_INPUT = 2
 _INTERRUPTED = 130
+
+_COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -45,7 +50,8 @@ def add_prepare_commands(subparsers: Any) -> None:
         "COCO instances json: boxes and masks of each image's objects",
     )
     _add_index(subparsers)
-    # `toy` is added here.
+    _add_toy(subparsers)
+    _add_tokenizer(subparsers)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -96,6 +102,29 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _add_toy(subparsers: Any) -> None:
+    summary = "write a small world of coloured shapes as raw data sets in the official formats"
+    parser = subparsers.add_parser("toy", help=summary, description=summary)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write the data sets to")
+    parser.add_argument("--train", type=_positive, default=3000, metavar="N", help="training images (%(default)s)")
+    parser.add_argument("--val", type=_positive, default=200, metavar="N", help="validation images (%(default)s)")
+    parser.add_argument(
+        "--test", type=_positive, default=400, metavar="N", help="images of each of the two test splits (%(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=_positive, default=len(os.sched_getaffinity(0)), metavar="N")
+    parser.set_defaults(handler=lambda args: _guarded(lambda: _toy(args), args.out))
+
+
+def _add_tokenizer(subparsers: Any) -> None:
+    summary = "make a tokenizer from the captions in shards, for text that no released tokenizer fits"
+    parser = subparsers.add_parser("tokenizer", help=summary, description=summary)
+    parser.add_argument("shards", nargs="+", type=Path, metavar="DIR", help="folders of shards with captions")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write tokenizer.json to")
+    parser.add_argument("--vocabulary-size", type=_positive, default=8000, metavar="N", help="at most (%(default)s)")
+    parser.set_defaults(handler=lambda args: _guarded(lambda: _tokenizer(args), args.out))
+
+
 def _positive(text: str) -> int:
     number = int(text) if text.isascii() and text.isdigit() else 0
     if number < 1:
@@ -118,7 +147,6 @@ def _guarded(run: Callable[[], None], folder: Path) -> int:
 
 def _convert(args: argparse.Namespace, open_corpus: Callable[[list[Path]], Corpus]) -> None:
     files = annotation_files(args.annotations)
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
     console = Console(stderr=True)
     # Without its refresh thread the bar cannot be in the middle of something when the workers are forked.
     bar = Progress(*columns, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal)
@@ -137,6 +165,26 @@ def _convert(args: argparse.Namespace, open_corpus: Callable[[list[Path]], Corpu
             ),
         )
     sys.stdout.write("\n".join([*report.lines(), f"shards in {args.out}"]) + "\n")
+
+
+def _toy(args: argparse.Namespace) -> None:
+    sizes = {"train": args.train, "val": args.val, "test": args.test, "test_unseen_pairs": args.test}
+    with Progress(*_COLUMNS, console=Console(stderr=True)) as bar:
+
+        def progress(items: Iterable[Any], total: int, description: str) -> Iterable[Any]:
+            return bar.track(items, total=total, description=description)
+
+        write_toy_world(args.out, sizes, args.seed, args.workers, progress)
+    sys.stdout.write(f"toy world of {sum(sizes.values()):,} images in {args.out}\n")
+
+
+def _tokenizer(args: argparse.Namespace) -> None:
+    shards = [shard for folder in args.shards for shard in open_shards(folder)]
+    captions = (caption for data in read_field(shards, "json") for caption in read_captions(data))
+    tokenizer = train_tokenizer(captions, args.vocabulary_size)
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_atomically(args.out / "tokenizer.json", tokenizer.to_json().encode())
+    sys.stdout.write(f"tokenizer of {tokenizer.vocabulary_size} tokens in {args.out}\n")
 
 
 def _index(folder: Path) -> None:
