@@ -149,7 +149,7 @@ def _convert(args: argparse.Namespace, open_corpus: Callable[[list[Path]], Corpu
     files = annotation_files(args.annotations)
     console = Console(stderr=True)
     # Without its refresh thread the bar cannot be in the middle of something when the workers are forked.
-    bar = Progress(*columns, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal)
+    bar = Progress(*_COLUMNS, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal)
     with bar:
         task = bar.add_task("reading annotations", total=None)
         bar.refresh()
