@@ -68,8 +68,19 @@ class Report:
         for kind, reasons in sorted(self.skipped.items()):
             lines.append(f"{kind} skipped: {self.total_skipped(kind):,}")
             for reason, skipped in sorted(reasons.items(), key=lambda item: -item[1].count):
-                lines.append(f"  {skipped.count:,} x {reason}, such as {skipped.examples[0]}")
+                lines.append(f"  {_line(reason, skipped)}")
         return lines
+
+    def main_reason(self) -> str:
+        """Why most were left out, records before images: an image without a usable record says less."""
+        reasons = self.skipped.get("records") or self.skipped.get("images") or {}
+        if not reasons:
+            return "there are no records"
+        return _line(*max(reasons.items(), key=lambda item: item[1].count))
 
     def _reason(self, kind: str, reason: str) -> Skipped:
         return self.skipped.setdefault(kind, {}).setdefault(reason, Skipped())
+
+
+def _line(reason: str, skipped: Skipped) -> str:
+    return f"{skipped.count:,} x {reason}, such as {skipped.examples[0]}"

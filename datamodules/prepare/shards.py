@@ -81,7 +81,7 @@ def _finish(corpus: Corpus, progress: Progress) -> Report:
         report.add(progress.finished[number].report)
     if not report.counts["images written"]:
         progress.discard()
-        raise ShardError("; ".join(["not one image could be converted", *map(str.strip, report.lines())]))
+        raise ShardError(f"not one image could be converted: {report.main_reason()}")
     progress.finish(report)
     return report
 

@@ -130,10 +130,18 @@ def test_a_shard_without_a_usable_image_leaves_no_file(make_corpus: MakeCorpus) 
 def test_not_one_usable_image_is_an_error_that_does_not_block_the_folder(make_corpus: MakeCorpus) -> None:
     root = make_corpus(3)
     (root / "elsewhere").mkdir()
-    with pytest.raises(ShardError, match=r"not one image could be converted.* 3 x image not found") as raised:
+    with pytest.raises(
+        ShardError, match=r"not one image could be converted: 6 x image not found, such as .*elsewhere/train2017"
+    ) as raised:
         write_shards(corpus_of(root), root / "elsewhere", root / "out")
     assert "\n" not in str(raised.value)
     assert write(root, "out").counts["images written"] == 3
+
+
+def test_annotations_without_a_record_are_an_error(make_corpus: MakeCorpus) -> None:
+    root = make_corpus(0)
+    with pytest.raises(ShardError, match="there are no records"):
+        write(root, "out")
 
 
 def test_a_missing_image_folder_is_named(make_corpus: MakeCorpus) -> None:
