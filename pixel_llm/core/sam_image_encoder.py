@@ -4,9 +4,8 @@ Modules and parameters are named as in segment-anything, so official files load 
 than the pretrained one are allowed: position tables are resampled with antialiasing, as the published
 PixelLLM does.
 
-Attention adds q·R_h[Δy] + q·R_w[Δx] to every logit (Li et al. 2022, MViTv2, eq. 4). Both terms are written as
-extra channels, `[q, q·R_h, q·R_w]` against `[k, onehot(y), onehot(x)]`, so that a fused attention kernel does
-all the work and no bias of tokens x tokens is ever held: 0.8 GB per block less for ViT-B at 1024 pixels.
+Attention adds q·R_h[Δy] + q·R_w[Δx] to every logit (Li et al. 2022, MViTv2, eq. 4). That bias of tokens x tokens is
+built part by part, right before a fused kernel reads it; as a whole it would take 0.8 GB for ViT-B at 1024 pixels.
 """
 
 from collections.abc import Sequence
@@ -17,8 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pixel_llm.core.image_encoder import IMAGENET_MEAN, IMAGENET_STD, ImageEncoder
-from pixel_llm.core.layers import FeedForward, LayerNorm2d, StochasticDepth, join_heads
+from pixel_llm.core.layers import FeedForward, LayerNorm2d, StochasticDepth
 from pixel_llm.core.resize import resize_map, resize_table
+
+# entries of the bias that are built at once: what a CPU keeps in its cache, what a GPU needs to be busy
+_CPU_PART, _GPU_PART = 2**21, 2**27
 
 
 class SamImageEncoder(ImageEncoder):
@@ -137,19 +139,41 @@ class RelativePositionAttention(nn.Module):
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * side - 1, width // heads))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        batch, height, width, channels = tokens.shape
+        batch, height, width, _ = tokens.shape
         qkv = self.qkv(tokens).view(batch, height, width, 3, self.heads, -1)
-        query, key, value = qkv.permute(3, 0, 4, 1, 2, 5)  # each (B, heads, h, w, d)
-        depth = query.shape[-1]
-        along_y = torch.einsum("bnyxd,ykd->bnyxk", query, relative_table(self.rel_pos_h, height))
-        along_x = torch.einsum("bnyxd,xkd->bnyxk", query, relative_table(self.rel_pos_w, width))
-        query = torch.cat([query * depth**-0.5, along_y, along_x], dim=-1).flatten(2, 3)
-        cells = grid_one_hot(height, width, key).expand(batch, self.heads, -1, -1, -1)
-        key = torch.cat([key, cells], dim=-1).flatten(2, 3)
-        # fused kernels want values as wide as keys
-        value = F.pad(value.flatten(2, 3), (0, height + width))
-        attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)[..., :depth]
-        return self.proj(join_heads(attended).view(batch, height, width, channels))
+        query, key, value = qkv.permute(3, 0, 4, 1, 2, 5).flatten(1, 2)  # each (B * heads, h, w, d)
+        along_y = torch.einsum("nyxd,ykd->nyxk", query, relative_table(self.rel_pos_h, height))
+        along_x = torch.einsum("nyxd,xkd->nyxk", query, relative_table(self.rel_pos_w, width))
+        attended = attend_in_parts(query, key, value, along_y, along_x)
+        return self.proj(attended.unflatten(0, (batch, self.heads)).permute(0, 2, 3, 1, 4).flatten(3))
+
+
+def attend_in_parts(query: Tensor, key: Tensor, value: Tensor, along_y: Tensor, along_x: Tensor) -> Tensor:
+    """Attention within N grids, float[N, h, w, d] each, with a decomposed bias; float[N, h, w, d].
+
+    along_y: float[N, h, w, h], what each cell adds to the logits of every row of cells.
+    along_x: float[N, h, w, w], the same for every column.
+    """
+    _, height, width, _ = query.shape
+    row = width * height * width  # entries of the bias for one row of cells
+    part = _CPU_PART if query.device.type == "cpu" else _GPU_PART
+    rows = max(1, min(height, part // row))
+    grids = max(1, part // (rows * row))
+    attended = []
+    inputs = (values.split(grids) for values in (query, key, value, along_y, along_x))
+    for queries, keys, values, ys, xs in zip(*inputs, strict=True):
+        strips = zip(*(values.split(rows, dim=1) for values in (queries, ys, xs)), strict=True)
+        strip_outputs = [attend_with_bias(q, keys, values, y, x) for q, y, x in strips]
+        attended.append(torch.cat(strip_outputs, dim=1))
+    return torch.cat(attended)
+
+
+def attend_with_bias(query: Tensor, key: Tensor, value: Tensor, along_y: Tensor, along_x: Tensor) -> Tensor:
+    """The same for a strip of the queries' rows, with the whole bias at once."""
+    bias = (along_y[..., :, None] + along_x[..., None, :]).flatten(3).flatten(1, 2)
+    queries, keys, values = (part.flatten(1, 2)[None] for part in (query, key, value))  # kernels want four axes
+    attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias[None])
+    return attended[0].unflatten(1, query.shape[1:3])
 
 
 def relative_table(table: Tensor, side: int) -> Tensor:
@@ -157,13 +181,6 @@ def relative_table(table: Tensor, side: int) -> Tensor:
     table = resize_table(table, 2 * side - 1)
     positions = torch.arange(side, device=table.device)
     return table[positions[:, None] - positions + side - 1]
-
-
-def grid_one_hot(height: int, width: int, like: Tensor) -> Tensor:
-    """float[h, w, h + w]: every cell's row and column as one-hot codes; dtype and device of `like`."""
-    rows = torch.eye(height, dtype=like.dtype, device=like.device)[:, None].expand(-1, width, -1)
-    columns = torch.eye(width, dtype=like.dtype, device=like.device).expand(height, -1, -1)
-    return torch.cat([rows, columns], dim=-1)
 
 
 def split_windows(tokens: Tensor, window: int) -> Tensor:

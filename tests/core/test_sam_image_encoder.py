@@ -7,6 +7,7 @@ import torch
 from segment_anything.modeling import ImageEncoderViT
 from torch import nn
 
+from pixel_llm.core import sam_image_encoder
 from pixel_llm.core.sam_image_encoder import SamImageEncoder, join_windows, split_windows
 
 SIZES = {"width": 32, "depth": 4, "heads": 2, "global_blocks": (1, 3), "window": 4, "output_channels": 16}
@@ -33,8 +34,10 @@ def reference(image_size):
     )
 
 
+@pytest.mark.parametrize("part", [2**21, 6 * 36 * 4, 1])  # all at once, strips of the global blocks, row by row
 @pytest.mark.parametrize("image_size", [96, 64])  # 6 x 6 patches need padded windows, 4 x 4 do not
-def test_equals_segment_anything(image_size):
+def test_equals_segment_anything(image_size, part, monkeypatch):
+    monkeypatch.setattr(sam_image_encoder, "_CPU_PART", part)
     theirs = randomised(reference(image_size))
     ours = SamImageEncoder(**SIZES, image_size=image_size).eval()
     ours.load_state_dict(theirs.state_dict())
