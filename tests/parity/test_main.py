@@ -4,16 +4,18 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from tests.parity.__main__ import CHECKERS, compare
+from tests.parity.report import Report
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("name", CHECKERS)
-def test_published_numbers_are_reproduced(name, shared, tmp_path):
-    folder = shared / "golden/published"
-    for path in folder.glob(f"{name}.*"):
-        shutil.copy(path, tmp_path)
-    report = compare(tmp_path)
+def test_published_numbers_are_reproduced(name, shared):
+    (path,) = (shared / "golden/published").glob(f"{name}.*")
+    report = Report("")
+    CHECKERS[name](report, path)
     assert not report.failed, [row for row in report.rows if row.verdict.startswith("FAIL")]
 
 
