@@ -6,6 +6,7 @@ extra words, and coordinates spelled out as text. What they share is small: stat
 points in [0, 1] float[..., points, 2] come out.
 """
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,5 +30,7 @@ class LocationHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """float[..., D] -> float[..., points, 2], xy in [0, 1] of the real image extent; not clipped."""
-        raw = self.mlp(self.norm(hidden)).unflatten(-1, (self.points, -1))
-        return (raw[..., :2] + 1) / 2
+        # the 8 bits of bfloat16 would be 4 pixels on a canvas of 1024
+        with torch.autocast(hidden.device.type, enabled=False):
+            raw = self.mlp(self.norm(hidden.to(self.norm.weight.dtype))).unflatten(-1, (self.points, -1))
+            return (raw[..., :2] + 1) / 2

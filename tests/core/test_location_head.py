@@ -33,3 +33,11 @@ def test_extra_channels_are_held_but_not_read():
         head.mlp.layers[-1].bias[[2, 3, 6, 7]] += 1
     assert head.mlp.layers[-1].out_features == 8
     assert torch.equal(head(hidden), before)
+
+
+def test_coordinates_keep_their_precision_under_autocast():
+    torch.manual_seed(0)
+    head, hidden = LocationHead(width=8, hidden=6), torch.randn(50, 8).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        points = head(hidden)
+    assert torch.equal(points, head(hidden.float()))

@@ -65,6 +65,7 @@ def check_sam_vit(report: Report, path: Path) -> None:
         image_size=config["img_size"],
         patch=config["patch_size"],
         window=config["window_size"],
+        mlp_ratio=config.get("mlp_ratio", 4.0),
         output_channels=config["out_chans"],
     ).eval()
     published.load(encoder, "sam_backbone", golden.parameters)
