@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny import toy_shards
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -19,3 +21,9 @@ def shared() -> Path:
             pytest.fail(f"{SHARED} is missing and CI=true: the comparison with golden numbers cannot be left out")
         pytest.skip(f"no reference data at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy world of a few images: raw/, shards narratives_*/ and instances_*/, tokenizer/. To be read only."""
+    return toy_shards(tmp_path_factory.mktemp("toy"))
