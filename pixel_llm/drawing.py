@@ -3,6 +3,7 @@
 import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +76,7 @@ def _draw_trace(picture: Image.Image, words: Sequence[Word | str], colours: Sequ
         pen.rectangle((x0, y0, x1, y1), outline=(*colour, 90))
         centres.append(((x0 + x1) / 2, (y0 + y1) / 2))
     for width, rim in ((6, True), (3, False)):
-        for (a, b), (_, colour) in zip(zip(centres, centres[1:], strict=False), placed[1:], strict=True):
+        for (a, b), (_, colour) in zip(pairwise(centres), placed[1:], strict=True):
             pen.line((*a, *b), fill=(255, 255, 255, 200) if rim else colour, width=width)
     for (x, y), (_, colour) in zip(centres, placed, strict=True):
         pen.ellipse((x - 5, y - 5, x + 5, y + 5), fill=colour, outline="white")

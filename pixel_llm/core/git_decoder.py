@@ -63,7 +63,7 @@ class GitDecoder(LanguageModel):
         pad_id: int = 0,
     ) -> None:
         super().__init__()
-        self.width, self.vocabulary_size = width, vocabulary_size
+        self.width, self.visual_width, self.vocabulary_size = width, visual_width, vocabulary_size
         self.bos_id, self.eos_id, self.pad_id = bos_id, eos_id, pad_id
         self.visual_projection = nn.Sequential(nn.Linear(visual_width, width), nn.LayerNorm(width, eps=1e-5))
         self.words = nn.Embedding(vocabulary_size, width)

@@ -78,7 +78,7 @@ class T5(LanguageModel):
             dropout_rate=dropout,
             tie_word_embeddings=False,
         )
-        self.width, self.vocabulary_size = width, vocabulary_size
+        self.width, self.visual_width, self.vocabulary_size = width, visual_width, vocabulary_size
         self.bos_id = self.pad_id = 0
         self.eos_id = 1
         self.model = T5ForConditionalGeneration(config)

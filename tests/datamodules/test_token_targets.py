@@ -1,6 +1,5 @@
 """Words, traces and tokens: no token is ever bound to another word's interval."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.alignment import wrong_words
 from datamodules.formats.localized_narratives import Utterance
 from datamodules.prepare.word_times import time_words
 from datamodules.token_targets import (
@@ -17,7 +17,6 @@ from datamodules.token_targets import (
     word_boxes,
     words_of_tokens,
 )
-from benchmarks.alignment import wrong_words
 from datamodules.tokenizer import Tokenizer, train_tokenizer
 from tests.tiny import random_trace
 
