@@ -32,5 +32,5 @@ class LocationHead(nn.Module):
         """float[..., D] -> float[..., points, 2], xy in [0, 1] of the real image extent; not clipped."""
         # the 8 bits of bfloat16 would be 4 pixels on a canvas of 1024
         with torch.autocast(hidden.device.type, enabled=False):
-            raw = self.mlp(self.norm(hidden.to(self.norm.weight.dtype))).unflatten(-1, (self.points, -1))
+            raw = self.mlp(self.norm(hidden.to(next(self.parameters()).dtype))).unflatten(-1, (self.points, -1))
             return (raw[..., :2] + 1) / 2
