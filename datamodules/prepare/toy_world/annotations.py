@@ -13,7 +13,6 @@ from datamodules.prepare.toy_world.scene import SHAPES, Scene, Shape
 CATEGORIES = [{"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(SHAPES, start=1)]
 _CORNERS = {
     "square": ((-0.88, -0.88), (0.88, -0.88), (0.88, 0.88), (-0.88, 0.88)),
-    "diamond": ((0, -1), (0.8, 0), (0, 1), (-0.8, 0)),
     "triangle": ((0, -0.95), (0.972, 0.8), (-0.972, 0.8)),
 }
 
@@ -78,11 +77,11 @@ def instances(scene: Scene, masks: NDArray[np.bool_], image_id: int) -> list[dic
 def captions(scene: Scene, image_id: int) -> list[dict[str, Any]]:
     """Two short COCO captions: what is there, and how much."""
     rng = np.random.default_rng((*scene.seed, 4))
-    a, b = (scene.objects[i] for i in rng.choice(len(scene.objects), 2, replace=False))
-    number = ("three", "four", "five", "six")[len(scene.objects) - 3]
+    named = [noun_phrase(scene.objects[i]) for i in rng.permutation(len(scene.objects))[:2]]
+    number = ("one shape", "two shapes", "three shapes", "four shapes", "five shapes", "six shapes")
     texts = [
-        f"A {noun_phrase(a)} and a {noun_phrase(b)} on a {scene.tint} background.",
-        f"There are {number} shapes, one of them is a {noun_phrase(a)}.",
+        f"A {' and a '.join(named)} on a {scene.tint} background.",
+        f"I can count {number[len(scene.objects) - 1]}, and see a {named[0]}.",
     ]
     return [{"id": image_id * 10 + i, "image_id": image_id, "caption": text} for i, text in enumerate(texts)]
 

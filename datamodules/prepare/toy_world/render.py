@@ -20,9 +20,10 @@ def render(scene: Scene) -> tuple[NDArray[np.uint8], Masks]:
     for i, shape in enumerate(scene.objects):
         rows, columns = _window(shape, scene)
         u, v = _local_frame(shape, rows, columns)
-        coverage = np.clip(0.5 - _signed_distance(shape, u, v), 0, 1)[..., None]
+        distance = _signed_distance(shape, u, v)
+        coverage = np.clip(0.5 - distance, 0, 1)[..., None]
         window = canvas[rows, columns]
-        window += coverage * (_paint(shape, u, v) - window)
+        window += coverage * (_paint(shape, u, v, distance) - window)
         masks[:i, rows, columns] &= coverage[None, ..., 0] < 0.5
         masks[i, rows, columns] = coverage[..., 0] >= 0.5
     light = rng.uniform(0.9, 1.05) + rng.uniform(-0.08, 0.08) * np.linspace(-1, 1, scene.width, dtype=np.float32)
@@ -80,8 +81,6 @@ def _signed_distance(shape: Shape, u: Floats, v: Floats) -> Floats:
         return np.abs(np.hypot(u, v) - 0.75 * r) - 0.25 * r
     if shape.shape == "square":
         return np.maximum(np.abs(u), np.abs(v)) - 0.88 * r
-    if shape.shape == "diamond":
-        return (np.abs(u) * 1.25 + np.abs(v) - r) / 1.6
     if shape.shape == "cross":
         arm, length = 0.32 * r, 0.95 * r
         return np.minimum(
@@ -94,10 +93,13 @@ def _signed_distance(shape: Shape, u: Floats, v: Floats) -> Floats:
     return (np.hypot(u, v) - r * (1.0 - 0.55 * angle**0.8)) * 0.7
 
 
-def _paint(shape: Shape, u: Floats, v: Floats) -> Floats:
-    """float32[h, w, 3]: the colour with its texture, whose second tone is darker (lighter on black)."""
+def _paint(shape: Shape, u: Floats, v: Floats, distance: Floats) -> Floats:
+    """float32[h, w, 3]: the colour with its texture, whose second tone is darker (lighter on black).
+
+    distance: to the outline, in pixels; the texture leaves a plain rim.
+    """
     colour = np.asarray(COLOURS[shape.colour], np.float32)
-    second = colour * 0.45 if shape.colour != "black" else np.full(3, 120, np.float32)
+    second = colour * 0.5 if shape.colour != "black" else np.full(3, 120, np.float32)
     period = np.float32(max(5.0, shape.radius * 0.5))
     if shape.texture == "plain":
         return np.broadcast_to(colour, (*u.shape, 3))
@@ -108,4 +110,4 @@ def _paint(shape: Shape, u: Floats, v: Floats) -> Floats:
     else:
         du, dv = (u + period / 2) % period - period / 2, (v + period / 2) % period - period / 2
         dark = np.hypot(du, dv) < 0.32 * period
-    return np.where(dark[..., None], second, colour)
+    return np.where((dark & (distance < -1.5))[..., None], second, colour)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "diamond")
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 COLOURS = {
     "red": (214, 40, 38),
     "orange": (245, 140, 25),
@@ -19,13 +19,14 @@ COLOURS = {
     "white": (246, 246, 246),
     "black": (22, 22, 26),
 }
-SIZES = {"small": (0.085, 0.10), "medium": (0.135, 0.15), "large": (0.19, 0.215)}
+SIZES = {"small": (0.095, 0.11), "medium": (0.14, 0.16), "large": (0.19, 0.22)}
 TEXTURES = ("plain", "striped", "dotted", "checkered")
 BACKGROUND_TINTS = {"grey": (128, 128, 128), "brown": (128, 100, 76), "beige": (188, 172, 142)}
 BACKGROUND_PATTERNS = ("smooth", "grainy", "cloudy", "lined")
 IMAGE_SIZES = ((160, 120), (120, 160), (144, 144))
 
-SPLITS = ("train", "val", "test", "test_unseen_pairs")
+# "easy" has one or two objects a scene, to begin with; all others three to six
+SPLITS = ("train", "val", "test", "test_unseen_pairs", "easy")
 # One colour per shape that is never seen on it outside `test_unseen_pairs`; each half is seen in other pairs.
 UNSEEN_PAIRS = frozenset((tuple(COLOURS)[3 * i % 8], shape) for i, shape in enumerate(SHAPES))
 
@@ -72,7 +73,8 @@ def make_scene(seed: int, split: str, index: int) -> Scene:
     tint = str(rng.choice(list(BACKGROUND_TINTS)))
     pattern = str(rng.choice(BACKGROUND_PATTERNS))
     while True:
-        objects = _place(rng, int(rng.integers(3, 7)), width, height, unseen=split == "test_unseen_pairs")
+        count = int(rng.integers(1, 3) if split == "easy" else rng.integers(3, 7))
+        objects = _place(rng, count, width, height, unseen=split == "test_unseen_pairs")
         if objects:
             return Scene(width, height, tint, pattern, objects, key)
 
