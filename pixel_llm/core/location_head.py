@@ -1,7 +1,6 @@
 """The location head: reads the place of a word from the language model's state (Section 3.2).
 
-A location can be represented in three ways: regressed coordinates (here, the paper's choice), coordinate bins
-    as
+A location can be represented in three ways: regressed coordinates (here, the paper's choice), coordinate bins as
 extra words, and coordinates spelled out as text. What they share is small: states float[..., D] go in, xy
 points in [0, 1] float[..., points, 2] come out.
 """

@@ -7,7 +7,10 @@ the visual prefix of the language model.
 import torch
 from torch import Tensor, nn
 
+from pixel_llm.core.layers import start_lecun_normal
 from pixel_llm.core.two_way_transformer import TwoWayTransformer
+
+_LOCALITY = 2.0  # how sharply query tokens that start on a grid attend to the cells around them
 
 
 class PromptFeatureExtractor(nn.Module):
@@ -41,27 +44,29 @@ class PromptFeatureExtractor(nn.Module):
         self.position_projection = nn.Identity() if same else nn.Linear(prompt_width, width)
         self.query_tokens = nn.Parameter(torch.randn(query_tokens, width))
         self.transformer = TwoWayTransformer(width=width, depth=depth, heads=heads, mlp=mlp)
-        bound = width**-0.5  # as nn.Linear starts
-        self.output_weight = nn.Parameter(
-            torch.empty(query_tokens, width, output_width).uniform_(-bound, bound)
-        )
-        self.output_bias = nn.Parameter(torch.empty(query_tokens, output_width).uniform_(-bound, bound))
+        # all start alike: from different random maps the language model would have to learn Q codes for one thing
+        start = torch.randn(width, output_width) * width**-0.5
+        self.output_weight = nn.Parameter(start.repeat(query_tokens, 1, 1))
+        self.output_bias = nn.Parameter(torch.zeros(query_tokens, output_width))
         if dense_output:
             self.dense_output = nn.Linear(width, output_width).requires_grad_(False)
+        self.apply(start_lecun_normal)
 
     @torch.no_grad()
     def place_query_tokens(self, position_codes: Tensor) -> None:
-        """Start the query tokens at the position codes of a grid over the image, instead of at random.
+        """Start the query tokens on a grid over the image, each reading the image around its own point.
 
-        position_codes: float[prompt_width, h, w], the prompt encoder's codes for a grid of h * w =
-            query_tokens
-        cells. They pass through the (untrained) projection that image positions pass through, so that a query
-        token and the image cells around its point begin alike.
+        position_codes: float[prompt_width, h, w], the prompt encoder's codes for a grid of h * w = query_tokens
+            cells. They pass through the (untrained) projection that image positions pass through, so that a
+            query token and the image cells around its point begin alike; and where tokens read the image, keys
+            begin as a multiple of the queries, so that what is alike attracts attention.
         """
         codes = position_codes.flatten(1).T
         if len(codes) != len(self.query_tokens):
             raise ValueError(f"a grid of {len(codes)} cells for {len(self.query_tokens)} query tokens")
         self.query_tokens.copy_(self.position_projection(codes))
+        for layer in self.transformer.reading_attentions():
+            layer.k_proj.weight.copy_(_LOCALITY * layer.q_proj.weight)
 
     def forward(
         self, image: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, image_index: Tensor

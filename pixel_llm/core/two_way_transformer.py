@@ -5,6 +5,9 @@ that the image reads the tokens it is the same for all prompts of an image, so t
 images, not P, and hands each prompt its row.
 """
 
+from collections.abc import Iterator
+from typing import cast
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -43,6 +46,12 @@ class TwoWayTransformer(nn.Module):
             rows = None
         attended = self.final_attn_token_to_image(tokens + token_pe, image + image_pe, image, key_rows=rows)
         return self.norm_final_attn(tokens + attended), image
+
+    def reading_attentions(self) -> Iterator["Attention"]:
+        """The attentions by which tokens read the image."""
+        for layer in self.layers:
+            yield cast(TwoWayLayer, layer).cross_attn_token_to_image
+        yield self.final_attn_token_to_image
 
 
 class TwoWayLayer(nn.Module):
@@ -103,9 +112,8 @@ class Attention(nn.Module):
     ) -> Tensor:
         """float[P, N, D], float[P, M, D], float[P, M, D] -> float[P, N, D].
 
-        query_rows, key_rows: int[P]; that side has fewer rows than P and is projected before its rows are
-            dealt
-        out to the prompts.
+        query_rows, key_rows: int[P]; that side has fewer rows than P and is projected before its rows are dealt
+            out to the prompts.
         """
         query, key, value = self.q_proj(query), self.k_proj(key), self.v_proj(value)
         if query_rows is not None:

@@ -37,7 +37,7 @@ class AdamWSchedule:
     def build(self, module: nn.Module, total_steps: int) -> tuple[torch.optim.AdamW, LambdaLR]:
         """Optimizer and per-step schedule for the trainable parameters of a module."""
         groups = self.groups([(n, p) for n, p in module.named_parameters() if p.requires_grad])
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas, eps=1e-8)
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas, eps=1e-8, fused=True)
         return optimizer, LambdaLR(optimizer, lambda step: schedule(step, self.warmup_steps, total_steps))
 
     def groups(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> list[dict]:
