@@ -111,7 +111,6 @@ def _add_toy(subparsers: Any) -> None:
     parser.add_argument(
         "--test", type=_positive, default=400, metavar="N", help="images of each of the two test splits (%(default)s)"
     )
-    parser.add_argument("--easy", type=_positive, default=2000, metavar="N", help="simpler training images (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=_positive, default=len(os.sched_getaffinity(0)), metavar="N")
     parser.set_defaults(handler=lambda args: _guarded(lambda: _toy(args), args.out))
@@ -170,7 +169,6 @@ def _convert(args: argparse.Namespace, open_corpus: Callable[[list[Path]], Corpu
 
 def _toy(args: argparse.Namespace) -> None:
     sizes = {"train": args.train, "val": args.val, "test": args.test, "test_unseen_pairs": args.test}
-    sizes["easy"] = args.easy
     with Progress(*_COLUMNS, console=Console(stderr=True)) as bar:
 
         def progress(items: Iterable[Any], total: int, description: str) -> Iterable[Any]:

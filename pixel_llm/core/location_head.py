@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pixel_llm.core.layers import MLP
+from pixel_llm.core.layers import MLP, start_lecun_normal
 
 
 class LocationHead(nn.Module):
@@ -25,7 +25,7 @@ class LocationHead(nn.Module):
         super().__init__()
         self.points = points
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = MLP(width, hidden, points * (2 + extra_channels), depth, F.gelu)
+        self.mlp = MLP(width, hidden, points * (2 + extra_channels), depth, F.gelu).apply(start_lecun_normal)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """float[..., D] -> float[..., points, 2], xy in [0, 1] of the real image extent; not clipped."""

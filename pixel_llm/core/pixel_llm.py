@@ -50,14 +50,19 @@ class PixelLLM(nn.Module):
         self.query_tokens_placed = False
 
     def place_query_tokens(self) -> None:
-        """Start the query tokens at the position codes of a grid of points, as square as their number allows.
+        """Start the query tokens at the position codes of a grid of points (`query_grid`).
 
         To be called again when the prompt encoder, and with it the position code, has been replaced.
         """
+        self.prompt_feature_extractor.place_query_tokens(self.prompt_encoder.dense_pe(self.query_grid))
+        self.query_tokens_placed = True
+
+    @property
+    def query_grid(self) -> tuple[int, int]:
+        """Rows and columns of the grid, as square as the number of query tokens allows."""
         number = len(self.prompt_feature_extractor.query_tokens)
         rows = next(r for r in range(math.isqrt(number), 0, -1) if number % r == 0)
-        self.prompt_feature_extractor.place_query_tokens(self.prompt_encoder.dense_pe((rows, number // rows)))
-        self.query_tokens_placed = True
+        return rows, number // rows
 
     def encode_images(self, images: Tensor, sizes: Tensor) -> ImageFeatures:
         """images: uint8 or float32[B, 3, H, W] in 0..255; sizes: int[B, 2] of the real part of each canvas."""

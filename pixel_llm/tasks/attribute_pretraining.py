@@ -1,46 +1,47 @@
-"""Dense attribute pretraining: what an image encoder should know about the object under each cell of its grid.
+"""Attribute pretraining: what the visual half of a model should know about the object under each point of the image.
 
-The small stand-in for the masked image modelling that EVA-02 comes from: every cell predicts whether an object
-covers it, the object's attributes, and its box.
+The small stand-in for what released weights and web-scale image-text pairs give the large model: every cell of the
+tuned encoder's grid, and every query token of the prompt feature extractor, which then starts on a grid of points,
+says whether an object covers its place, and that object's attributes and box.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pixel_llm.core.image_encoder import ImageEncoder
-from pixel_llm.structures import Batch
+from pixel_llm.core.pixel_llm import PixelLLM
+from pixel_llm.structures import Batch, Prompts
 from pixel_llm.tasks.base import Task
 from pixel_llm.tasks.optimizer import AdamWSchedule
-
-
-class DenseAttributes(nn.Module):
-    """An image encoder with a linear layer per cell.
-
-    attributes: number of values of each kind of attribute.
-    """
-
-    def __init__(self, encoder: ImageEncoder, attributes: list[int]) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.attributes = attributes
-        self.output = nn.Linear(encoder.channels, 1 + 4 + sum(attributes))
-
-    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Covered logits float[B, h, w], boxes float[B, h, w, 4] in [0, 1], attribute logits float[B, h, w, values]."""
-        cells = self.output(self.encoder(images, sizes).permute(0, 2, 3, 1))
-        covered, box, *kinds = cells.split([1, 4, *self.attributes], dim=-1)
-        return covered[..., 0], (box + 1) / 2, kinds
+from pixel_llm.weights.start import StartingWeights
 
 
 class AttributePretraining(Task):
-    """Learns attributes and boxes under each cell; reports the share of right attributes in [0, 1]."""
+    """Trains the tuned encoder and the extractor; the language model and the location head stay as they are.
 
-    core: DenseAttributes
+    attributes: number of values of each kind of attribute.  box_weight: of the boxes' L1, in [0, 1].
+    Reports the share of right attributes, read from the query tokens, in [0, 1].
+    """
 
-    def __init__(self, core: DenseAttributes, optimizer: AdamWSchedule, box_weight: float = 5.0) -> None:
-        super().__init__(core, optimizer)
-        self.box_weight = box_weight
+    core: PixelLLM
+
+    def __init__(
+        self,
+        core: PixelLLM,
+        optimizer: AdamWSchedule,
+        attributes: list[int],
+        weights: StartingWeights | None = None,
+        box_weight: float = 5.0,
+    ) -> None:
+        super().__init__(core, optimizer, weights)
+        self.attributes, self.box_weight = attributes, box_weight
+        core.language_model.requires_grad_(False)
+        core.location_head.requires_grad_(False)
+        answers, width = 1 + 4 + sum(attributes), core.language_model.visual_width
+        self.cell_reader = nn.Linear(core.tuned_encoder.channels, answers)
+        self.token_reader = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, answers))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self._step(batch, "train")
@@ -52,25 +53,45 @@ class AttributePretraining(Task):
         self._step(batch, "test")
 
     def _step(self, batch: Batch, stage: str) -> Tensor:
-        covered, boxes, kinds = self.core(batch.images, batch.sizes)
-        owner = owners(batch, (covered.shape[-2], covered.shape[-1]))
+        features = self.core.encode_images(batch.images, batch.sizes)
+        images = torch.arange(len(batch.keys), device=features.fused.device)
+        whole = torch.tensor([0.0, 0.0, 1.0, 1.0], device=images.device).expand(len(images), 4)
+        tokens = self.core.extract(features, Prompts(images, whole))
+        cells = features.fused[:, : self.core.tuned_encoder.channels].permute(0, 2, 3, 1)
+        by_cells = self._loss(self.cell_reader(cells), batch)
+        by_tokens = self._loss(self.token_reader(tokens).unflatten(1, self.core.query_grid), batch)
+        values = {"loss": by_cells.total + by_tokens.total, "cells": by_cells.total, "tokens": by_tokens.total}
+        right = {f"right_{i}": share for i, share in enumerate(by_tokens.right)}
+        self.log_losses(values | {"box": by_tokens.box} | right, stage, len(batch.keys))
+        return values["loss"]
+
+    def _loss(self, answers: Tensor, batch: Batch) -> "_Loss":
+        """answers: float[B, h, w, 1 + 4 + all attribute values]."""
+        covered, boxes, *kinds = answers.split([1, 4, *self.attributes], dim=-1)
+        owner = owners(batch, (answers.shape[1], answers.shape[2]))
         hit = owner >= 0
         mine = owner[hit]
         assert batch.labels is not None
         labels = batch.labels[mine]
-        coverage = F.binary_cross_entropy_with_logits(covered, hit.float())
-        box = (boxes[hit] - batch.prompts.boxes[mine]).abs().mean() if len(mine) else boxes.sum() * 0
+        coverage = F.binary_cross_entropy_with_logits(covered[..., 0], hit.float())
+        distance = ((boxes[hit] + 1) / 2 - batch.prompts.boxes[mine]).abs()
+        box = distance.sum() / max(distance.numel(), 1)
         attributes = torch.stack(
             [F.cross_entropy(logits[hit], labels[:, i], ignore_index=-1) for i, logits in enumerate(kinds)]
         ).nan_to_num()  # a batch may lack a kind altogether
-        loss = coverage + self.box_weight * box + attributes.mean()
-        values = {"loss": loss, "coverage": coverage, "box": box, "attributes": attributes.mean()}
+        right = []
         for i, logits in enumerate(kinds):
             known = labels[:, i] >= 0
-            right = (logits[hit].argmax(-1) == labels[:, i])[known]
-            values[f"right_{i}"] = right.float().mean() if len(right) else torch.zeros(())
-        self.log_losses(values, stage, len(batch.keys))
-        return loss
+            right.append(((logits[hit].argmax(-1) == labels[:, i]) & known).sum() / known.sum().clamp(min=1))
+        return _Loss(coverage + self.box_weight * box + attributes.mean(), box.detach(), right)
+
+
+class _Loss(NamedTuple):
+    """total is differentiable; box: mean L1 in [0, 1]; right: for each kind the share of right attributes."""
+
+    total: Tensor
+    box: Tensor
+    right: list[Tensor]
 
 
 def owners(batch: Batch, grid: tuple[int, int]) -> Tensor:

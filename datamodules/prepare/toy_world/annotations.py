@@ -78,10 +78,10 @@ def captions(scene: Scene, image_id: int) -> list[dict[str, Any]]:
     """Two short COCO captions: what is there, and how much."""
     rng = np.random.default_rng((*scene.seed, 4))
     named = [noun_phrase(scene.objects[i]) for i in rng.permutation(len(scene.objects))[:2]]
-    number = ("one shape", "two shapes", "three shapes", "four shapes", "five shapes", "six shapes")
+    number = ("three", "four", "five", "six")[len(scene.objects) - 3]
     texts = [
         f"A {' and a '.join(named)} on a {scene.tint} background.",
-        f"I can count {number[len(scene.objects) - 1]}, and see a {named[0]}.",
+        f"I can count {number} shapes, and see a {named[0]}.",
     ]
     return [{"id": image_id * 10 + i, "image_id": image_id, "caption": text} for i, text in enumerate(texts)]
 

@@ -25,8 +25,7 @@ BACKGROUND_TINTS = {"grey": (128, 128, 128), "brown": (128, 100, 76), "beige": (
 BACKGROUND_PATTERNS = ("smooth", "grainy", "cloudy", "lined")
 IMAGE_SIZES = ((160, 120), (120, 160), (144, 144))
 
-# "easy" has one or two objects a scene, to begin with; all others three to six
-SPLITS = ("train", "val", "test", "test_unseen_pairs", "easy")
+SPLITS = ("train", "val", "test", "test_unseen_pairs")
 # One colour per shape that is never seen on it outside `test_unseen_pairs`; each half is seen in other pairs.
 UNSEEN_PAIRS = frozenset((tuple(COLOURS)[3 * i % 8], shape) for i, shape in enumerate(SHAPES))
 
@@ -73,8 +72,7 @@ def make_scene(seed: int, split: str, index: int) -> Scene:
     tint = str(rng.choice(list(BACKGROUND_TINTS)))
     pattern = str(rng.choice(BACKGROUND_PATTERNS))
     while True:
-        count = int(rng.integers(1, 3) if split == "easy" else rng.integers(3, 7))
-        objects = _place(rng, count, width, height, unseen=split == "test_unseen_pairs")
+        objects = _place(rng, int(rng.integers(3, 7)), width, height, unseen=split == "test_unseen_pairs")
         if objects:
             return Scene(width, height, tint, pattern, objects, key)
 
