@@ -31,7 +31,10 @@ class TracePictures(L.Callback):
         if batch_idx == 0:
             self._batch = batch
 
-    on_test_batch_start = on_validation_batch_start
+    def on_test_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int, *_: Any
+    ) -> None:
+        self.on_validation_batch_start(trainer, pl_module, batch, batch_idx)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         due = trainer.global_step - self._drawn_at >= self.every_n_steps

@@ -60,6 +60,8 @@ class ShardDataModule(L.LightningDataModule, ABC):
     blank_images: paint every image black, to measure what the text alone gives away.
     """
 
+    name: str  # of the data set, for logs
+
     def __init__(
         self,
         *,
@@ -88,11 +90,6 @@ class ShardDataModule(L.LightningDataModule, ABC):
         self.samples_per_epoch = samples_per_epoch
         self.scale_jitter, self.flip_probability = scale_jitter, flip_probability
         self.blank_images = blank_images
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """Name of the data set, for logs."""
 
     @abstractmethod
     def questions(self, training: bool) -> MakeQuestions:

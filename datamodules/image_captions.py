@@ -71,6 +71,8 @@ class ImageCaptionDataModule(ShardDataModule):
     Other arguments: see `ShardDataModule`.
     """
 
+    name = "image_captions"
+
     def __init__(
         self,
         *,
@@ -83,10 +85,6 @@ class ImageCaptionDataModule(ShardDataModule):
         super().__init__(**shared)
         self.split_prefix, self.prompts = split_prefix, prompts
         self.max_tokens, self.max_context_tokens = max_tokens, max_context_tokens
-
-    @property
-    def name(self) -> str:
-        return "image_captions"
 
     def questions(self, training: bool) -> MakeQuestions:
         lengths = (self.max_tokens, self.max_context_tokens)

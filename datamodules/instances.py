@@ -60,13 +60,11 @@ class InstancesDataModule(ShardDataModule):
     Other arguments: see `ShardDataModule`; the tokenizer only goes along into the checkpoint.
     """
 
+    name = "instances"
+
     def __init__(self, *, attributes: list[list[str]] = [], **shared: Any) -> None:  # noqa: B006
         super().__init__(**shared)
         self.attributes = attributes
-
-    @property
-    def name(self) -> str:
-        return "instances"
 
     def questions(self, training: bool) -> MakeQuestions:
         return InstanceQuestions(self.attributes)

@@ -143,6 +143,8 @@ class LocalizedNarrativesDataModule(ShardDataModule):
     Other arguments: see `ShardDataModule`.
     """
 
+    name = "localized_narratives"
+
     def __init__(
         self,
         *,
@@ -156,10 +158,6 @@ class LocalizedNarrativesDataModule(ShardDataModule):
         super().__init__(**shared)
         self.sentences, self.alignment, self.prompts = sentences, alignment, prompts
         self.max_tokens, self.max_context_tokens = max_tokens, max_context_tokens
-
-    @property
-    def name(self) -> str:
-        return "localized_narratives"
 
     def questions(self, training: bool) -> MakeQuestions:
         return NarrativeQuestions(

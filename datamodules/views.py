@@ -53,7 +53,7 @@ def decode_jpeg(data: bytes, name: str) -> Tensor:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
+            image: Image.Image = Image.open(io.BytesIO(data))
             if image.getexif().get(0x0112, 1) != 1:
                 image = ImageOps.exif_transpose(image)
             if image.mode != "RGB":

@@ -13,6 +13,7 @@ files and people see pixels of the original image (`pixel_llm/coordinates.py` co
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -116,15 +117,15 @@ class Batch:
         return self._map(lambda tensor: tensor.pin_memory())
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
-        changed = {}
+        changed: dict[str, Any] = {}
         for entry in fields(self):
             value = getattr(self, entry.name)
             if isinstance(value, Tensor):
                 changed[entry.name] = function(value)
             elif isinstance(value, Prompts | Targets):
-                inner = {f.name: getattr(value, f.name) for f in fields(value)}
+                inner: dict[str, Any] = {f.name: getattr(value, f.name) for f in fields(value)}
                 mapped = {name: function(v) if isinstance(v, Tensor) else v for name, v in inner.items()}
-                changed[entry.name] = replace(value, **mapped)
+                changed[entry.name] = type(value)(**mapped)
         return replace(self, **changed)
 
 

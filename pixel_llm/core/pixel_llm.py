@@ -74,7 +74,7 @@ class PixelLLM(nn.Module):
         """Prompt features float[P, Q, D]: what each prompt asks about, drawn out of its image."""
         boxes = boxes_01_to_canvas_px(prompts.boxes, features.sizes[prompts.image_index])
         sparse = self.prompt_encoder.embed_boxes(boxes, features.canvas)
-        image_pe = self.prompt_encoder.dense_pe(features.fused.shape[-2:])
+        image_pe = self.prompt_encoder.dense_pe((features.fused.shape[-2], features.fused.shape[-1]))
         return self.prompt_feature_extractor(
             features.fused, image_pe, sparse, self.prompt_encoder.no_mask, prompts.image_index
         )

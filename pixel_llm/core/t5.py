@@ -76,7 +76,7 @@ class T5(LanguageModel):
             num_heads=heads,
             feed_forward_proj="gated-gelu",
             dropout_rate=dropout,
-            tie_word_embeddings=False,
+            tie_word_embeddings=False,  # type: ignore[call-arg]
         )
         self.width, self.visual_width, self.vocabulary_size = width, visual_width, vocabulary_size
         self.bos_id = self.pad_id = 0
@@ -86,10 +86,11 @@ class T5(LanguageModel):
         self.model.lm_head.weight = nn.Parameter(torch.empty_like(self.model.shared.weight))
         nn.init.normal_(self.model.lm_head.weight, std=width**-0.5)
         for stack in (self.model.encoder, self.model.decoder):
-            stack.dropout = nn.Identity()  # applied below, where the published code does
+            stack.dropout = nn.Identity()  # type: ignore[assignment]  # applied below, where the published code does
         self.dropout = nn.Dropout(dropout)
-        self.visual_projection = nn.Sequential(nn.Linear(visual_width, width), nn.LayerNorm(width, eps=1e-5))
-        nn.init.normal_(self.visual_projection[0].weight, std=0.02)
+        projection = nn.Linear(visual_width, width)
+        nn.init.normal_(projection.weight, std=0.02)
+        self.visual_projection = nn.Sequential(projection, nn.LayerNorm(width, eps=1e-5))
         self.model.requires_grad_(trainable == "all")
         if trainable == "lora":
             self._inject_lora(lora_rank, lora_alpha, lora_sites)
@@ -98,7 +99,8 @@ class T5(LanguageModel):
         from peft import LoraConfig, inject_adapter_in_model
 
         targets = _LORA_TARGETS[sites]
-        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets), self.model)
+        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets)  # type: ignore[arg-type]  # floats work
+        inject_adapter_in_model(config, self.model)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_("lora_" in name)
             if "lora_" in name:  # a bfloat16 base would otherwise get bfloat16 adapters

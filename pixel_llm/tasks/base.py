@@ -32,7 +32,7 @@ class Task(L.LightningModule):
         if self.weights is not None and not self.trainer.ckpt_path:
             self.weights.load(self.core)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         total = int(self.trainer.estimated_stepping_batches)
         optimizer, scheduler = self.optimizer.build(self, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

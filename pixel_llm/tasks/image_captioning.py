@@ -59,11 +59,13 @@ class ImageCaptioning(Task):
         self.log_losses({"loss": mean}, stage, len(batch.keys))
         return mean
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        for prediction, reference in zip(self.predict_step(batch, batch_idx), batch.references, strict=True):
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Prediction]]:
+        predicted = self.predict_step(batch, batch_idx)
+        for prediction, reference in zip(predicted, batch.references, strict=True):
             if reference is not None:
                 truth = [[reference.caption, *reference.alternatives]]
                 self.caption_metrics.update([reference.key], [prediction.caption], truth)
+        return {"predictions": predicted}
 
     def on_test_epoch_end(self) -> None:
         self.log_dict({f"test/{name}": value for name, value in self.caption_metrics.compute().items()})

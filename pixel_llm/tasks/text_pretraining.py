@@ -1,5 +1,6 @@
 """Text alone: how a small language model that has no released weights learns to write, before it sees an image."""
 
+import torch
 from torch import Tensor
 
 from pixel_llm.core.language_model import LanguageModel
@@ -26,7 +27,7 @@ class TextPretraining(Task):
     def _step(self, batch: Batch, stage: str) -> Tensor:
         assert batch.targets is not None
         tokens = batch.targets.tokens
-        nothing = self.core.visual_projection[0].weight.new_zeros(len(tokens), 0, self.core.visual_width)
+        nothing = torch.zeros(len(tokens), 0, self.core.visual_width, device=tokens.device)
         prefix = self.core.encode_prefix(nothing, batch.prompts.context)
         hidden = self.core.hidden_states(prefix, tokens[:, :-1])
         counts = supervised_tokens(tokens[:, 1:], self.core.pad_id, self.core.eos_id)

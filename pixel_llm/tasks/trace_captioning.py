@@ -68,9 +68,14 @@ class TraceCaptioning(Task):
     def on_validation_epoch_end(self) -> None:
         self._log_location_scores("val")
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Prediction]]:
         self._score_locations(batch, self.trace(batch))
-        for prediction, reference in zip(self.predict_step(batch, batch_idx), batch.references, strict=True):
+        predicted = self.predict_step(batch, batch_idx)
+        self._score_captions(predicted, batch)
+        return {"predictions": predicted}
+
+    def _score_captions(self, predicted: list[Prediction], batch: Batch) -> None:
+        for prediction, reference in zip(predicted, batch.references, strict=True):
             if reference is not None:
                 truth = [[reference.caption, *reference.alternatives]]
                 self.caption_metrics.update([reference.key], [prediction.caption], truth)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from datamodules.prepare.toy_world.scene import BACKGROUND_TINTS, COLOURS, Scene, Shape
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating]
 Masks = NDArray[np.bool_]
 
 

@@ -26,7 +26,8 @@ BACKGROUND_PATTERNS = ("smooth", "grainy", "cloudy", "lined")
 IMAGE_SIZES = ((160, 120), (120, 160), (144, 144))
 
 SPLITS = ("train", "val", "test", "test_unseen_pairs")
-# One colour per shape that is never seen on it outside `test_unseen_pairs`; each half is seen in other pairs.
+# One colour per shape that is never seen on it outside `test_unseen_pairs`, where nothing else is seen; each half is
+# seen in other pairs.
 UNSEEN_PAIRS = frozenset((tuple(COLOURS)[3 * i % 8], shape) for i, shape in enumerate(SHAPES))
 
 
@@ -95,8 +96,7 @@ def _draw(rng: np.random.Generator, width: int, height: int, placed: list[Shape]
         if placed and rng.random() < 0.4:  # a distractor: an attribute in common with something already there
             other = placed[rng.integers(len(placed))]
             kind, colour = (other.shape, colour) if rng.random() < 0.5 else (kind, other.colour)
-        wanted = unseen and (not placed or rng.random() < 0.3)
-        if ((colour, kind) in UNSEEN_PAIRS) == wanted:
+        if ((colour, kind) in UNSEEN_PAIRS) == unseen:
             break
     size = str(rng.choice(list(SIZES)))
     radius = rng.uniform(*SIZES[size]) * min(width, height)

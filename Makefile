@@ -1,0 +1,84 @@
+# `make help` lists what there is. Every stage leaves a file behind and is not repeated: an interrupted `make` goes on.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+GOLDEN ?=
+SPLITS := train val test test_unseen_pairs
+export PATH := $(abspath $(BIN)):$(PATH)
+export PYTHONWARNINGS ?= ignore::FutureWarning,ignore::DeprecationWarning
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test test-fast lint parity parity-metrics results benchmarks clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F '\t' '{printf "  make %-15s %s\n", $$1, $$2}'
+
+INSTALLED := $(VENV)/.installed
+setup: $(INSTALLED)  ## make the virtual environment .venv and install everything (several GB, minutes)
+$(INSTALLED): pyproject.toml requirements.txt
+	@echo "== installing into $(VENV): torch and friends, several GB"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+# --- the toy world: raw files -> shards -> tokenizer ---------------------------------------------------------------
+toy/raw/.done: $(INSTALLED)
+	pixel-llm prepare toy --out toy/raw
+	@touch $@
+
+toy/shards/.done: toy/raw/.done
+	for split in $(SPLITS); do \
+	  pixel-llm prepare localized-narratives --annotations toy/raw/annotations/toy_$${split}_localized_narratives.jsonl \
+	    --images toy/raw/images --out toy/shards/narratives_$$split && \
+	  pixel-llm prepare coco-instances --annotations toy/raw/annotations/instances_$$split.json \
+	    --images toy/raw/images --out toy/shards/instances_$$split || exit 1; \
+	done
+	@touch $@
+
+toy/tokenizer/tokenizer.json: toy/shards/.done
+	pixel-llm prepare tokenizer toy/shards/narratives_train --vocabulary-size 256 --out toy/tokenizer
+
+# --- training: what released weights are to the large model, then trace captioning ---------------------------------
+runs/toy/pretrain_sam/.done runs/toy/pretrain_language_model/.done: runs/toy/pretrain_%/.done: toy/tokenizer/tokenizer.json
+	lightning fit --config configs/pretrain/toy_$*.yaml --ckpt_path last
+	@touch $@
+
+runs/toy/pretrain_attributes/.done: runs/toy/pretrain_sam/.done
+	lightning fit --config configs/pretrain/toy_attributes.yaml --ckpt_path last
+	@touch $@
+
+runs/toy/trace/.done: runs/toy/pretrain_attributes/.done runs/toy/pretrain_language_model/.done
+	lightning fit --config configs/trace/toy.yaml --ckpt_path last
+	@touch $@
+
+demo: runs/toy/trace/.done  ## toy world -> shards -> training -> evaluation -> pictures (12 minutes after installation)
+	lightning test --config configs/trace/toy.yaml --ckpt_path last
+	@echo "== pictures of test images, prediction beside truth: runs/toy/trace/pictures/test_0.png and its neighbours"
+
+# --- checks ----------------------------------------------------------------------------------------------------------
+test: $(INSTALLED) lint  ## the whole test suite, with formatting and types
+	python -m pytest
+
+test-fast: $(INSTALLED)  ## the tests that take seconds
+	python -m pytest -m "not slow"
+
+lint: $(INSTALLED)
+	ruff check .
+	mypy
+
+parity: $(INSTALLED)  ## compare with the published implementation's numbers (GOLDEN=DIR)
+	python -m tests.parity $(or $(GOLDEN),../shared/golden/published)
+
+parity-metrics: $(INSTALLED)  ## compare the metrics with the reference code's numbers (GOLDEN=DIR)
+	python -m tests.parity.metrics $(or $(GOLDEN),../shared/golden/metrics)
+
+results: runs/toy/pretrain_attributes/.done runs/toy/pretrain_language_model/.done  ## measure what it learns -> docs/results.md (45 minutes)
+	python -m benchmarks.results
+
+benchmarks: $(INSTALLED)  ## measure speed and memory -> docs/benchmarks.md
+	python -m benchmarks
+
+clean:  ## delete the toy world and all runs on it
+	rm -rf toy runs/toy runs/results
