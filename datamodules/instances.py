@@ -19,8 +19,9 @@ from pixel_llm.structures import Reference
 
 @dataclass
 class InstanceQuestions:
-    """Asks for every object by its box; objects that the view does not show are left out.
+    """Asks for every object by its box; crowds, and objects that the view does not show, are left out.
 
+    An image of which nothing is left gets one question with an empty mask, so that every batch has something to ask.
     attributes: for each kind of attribute its values; an object's labels are their indices.
     """
 
@@ -29,6 +30,8 @@ class InstanceQuestions:
     def __call__(self, record: Record, view: View, rng: np.random.Generator) -> list[Question]:
         questions = []
         for instance in json.loads(record["json"])["instances"]:
+            if instance["iscrowd"]:
+                continue
             mask = mask_in_view(instance["rle"], view)
             if not mask.any():
                 continue
@@ -38,7 +41,11 @@ class InstanceQuestions:
             labels = [next((i for i, v in enumerate(values) if v in names), -1) for values in self.attributes]
             reference = Reference(f"{record['__key__']}/{instance['id']}", instance["category"])
             questions.append(Question(reference, prompt_box=(x0, y0, x1, y1), mask=mask, labels=labels))
-        return questions
+        return questions or [self._nothing(record["__key__"], view)]
+
+    def _nothing(self, key: str, view: View) -> Question:
+        mask = torch.zeros(view.pixels.shape[-2:], dtype=torch.bool)
+        return Question(Reference(f"{key}/", ""), mask=mask, labels=[-1] * len(self.attributes))
 
 
 def mask_in_view(rle: dict[str, Any], view: View) -> Tensor:

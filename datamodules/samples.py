@@ -54,7 +54,7 @@ def collate(samples: Sequence[Sample], canvas: int, pad_id: int) -> Batch:
     contexts, labels = [q.context for _, q in questions], [q.labels for _, q in questions]
     prompts = Prompts(
         image_index=torch.tensor([i for i, _ in questions], dtype=torch.long),
-        boxes=torch.tensor([q.prompt_box for _, q in questions], dtype=torch.float32).view(-1, 4),
+        boxes=torch.tensor([q.prompt_box for _, q in questions], dtype=torch.float32).view(len(questions), 4),
         context=_pad(contexts, pad_id) if any(contexts) else None,
     )
     return Batch(
@@ -68,7 +68,7 @@ def collate(samples: Sequence[Sample], canvas: int, pad_id: int) -> Batch:
         references=[None if samples[i].repeated else q.reference for i, q in questions],
         sources=[s.source for s in samples],
         masks=_masks([q.mask for _, q in questions], canvas),
-        labels=torch.tensor(labels) if any(labels) else None,
+        labels=_pad(labels, -1) if any(labels) else None,
     )
 
 
@@ -82,7 +82,7 @@ def _targets(questions: Sequence[Question], pad_id: int) -> Targets:
 
 
 def _masks(masks: Sequence[Tensor | None], canvas: int) -> Tensor | None:
-    if not masks or masks[0] is None:
+    if all(mask is None for mask in masks):
         return None
     out = torch.zeros(len(masks), canvas, canvas, dtype=torch.bool)
     for target, mask in zip(out, masks, strict=True):

@@ -43,7 +43,8 @@ class PromptableSegmentation(Task):
         with torch.no_grad():
             resized = torch.nn.functional.interpolate(masks[:, :1], truth.shape[-2:], mode="bilinear")[:, 0] > 0
             score = (resized & truth).flatten(1).sum(1) / (resized | truth).flatten(1).sum(1).clamp(min=1)
-            self.log(f"{stage}/iou", score.mean(), batch_size=len(score), sync_dist=stage != "train")
+            objects = int(valid.sum())
+            self.log(f"{stage}/iou", score.sum() / max(objects, 1), batch_size=objects, sync_dist=stage != "train")
         return loss.total
 
     def _prompt_tokens(self, batch: Batch) -> Tensor:
