@@ -61,6 +61,7 @@ class ShardDataModule(L.LightningDataModule, ABC):
     """
 
     name: str  # of the data set, for logs
+    kinds: Sequence[str]  # of shards that it reads, by the converters that make them
 
     def __init__(
         self,
@@ -104,7 +105,7 @@ class ShardDataModule(L.LightningDataModule, ABC):
 
     def shards(self, split: str) -> Shards:
         """The opened shards of "train", "val" or "test"; raises ShardError with one line."""
-        return [shard for folder in self.folders[split] for shard in open_shards(Path(folder))]
+        return [shard for folder in self.folders[split] for shard in open_shards(Path(folder), self.kinds)]
 
     def train_dataloader(self) -> PlannedLoader:
         shards = self.shards("train")

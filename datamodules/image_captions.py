@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.base import MakeQuestions, Record, ShardDataModule
-from datamodules.records import read_captions
+from datamodules.records import CAPTIONED, read_captions
 from datamodules.samples import Question
 from datamodules.tokenizer import Tokenizer
 from datamodules.views import View
@@ -72,6 +72,7 @@ class ImageCaptionDataModule(ShardDataModule):
     """
 
     name = "image_captions"
+    kinds = CAPTIONED
 
     def __init__(
         self,

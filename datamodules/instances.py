@@ -68,6 +68,7 @@ class InstancesDataModule(ShardDataModule):
     """
 
     name = "instances"
+    kinds = ("coco-instances",)
 
     def __init__(self, *, attributes: list[list[str]] = [], **shared: Any) -> None:  # noqa: B006
         super().__init__(**shared)

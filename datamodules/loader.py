@@ -18,7 +18,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from datamodules.plan import Plan
 from datamodules.samples import Sample, collate
-from datamodules.shard_index import ShardIndex
+from datamodules.shard_index import ShardError, ShardIndex
 from pixel_llm.structures import Batch
 
 Record = dict[str, Any]  # webdataset's form: "__key__", "__url__" and one entry of bytes for each field
@@ -66,6 +66,8 @@ class PlannedSource(IterableDataset):
         file = self._open(path)
         places = zip(entries.fields, entries.offsets[row].tolist(), entries.sizes[row].tolist(), strict=True)
         data = {field: os.pread(file, size, offset) for field, offset, size in places if size >= 0}
+        if sum(map(len, data.values())) != entries.sizes[row].clip(min=0).sum():
+            raise ShardError(f"{path}, {entries.keys[row]}: the shard was cut short since it was opened")
         return {
             "__key__": entries.keys[row],
             "__url__": str(path),

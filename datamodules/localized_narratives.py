@@ -144,6 +144,7 @@ class LocalizedNarrativesDataModule(ShardDataModule):
     """
 
     name = "localized_narratives"
+    kinds = ("localized-narratives",)
 
     def __init__(
         self,

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from datamodules.shard_index import ShardIndex
 
+CAPTIONED = ("localized-narratives", "coco-captions")  # kinds of shards that `read_captions` understands
+
 
 def read_captions(data: bytes) -> list[str]:
     """The captions of a `json` field, whether the record is one of captions or of narratives."""

@@ -9,7 +9,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -152,19 +152,24 @@ def read_manifest(folder: Path) -> Manifest:
         content = json.loads((folder / MANIFEST).read_bytes())
         if content["format"] != FORMAT or content["version"] != VERSION:
             raise ShardError(f"{folder / MANIFEST} is not of the format {FORMAT!r}, version {VERSION}")
-        return Manifest(content["settings"], [ShardEntry(**shard) for shard in content["shards"]])
+        return Manifest(dict(content["settings"]), [ShardEntry(**shard) for shard in content["shards"]])
     except (ValueError, KeyError, TypeError):
         raise ShardError(f"{folder / MANIFEST} is broken") from None
 
 
-def open_shards(folder: Path) -> list[tuple[Path, ShardIndex]]:
+def open_shards(folder: Path, kinds: Collection[str] = ()) -> list[tuple[Path, ShardIndex]]:
     """The tars of a folder with their indexes, in the manifest's order.
 
-    Raises ShardError with one line for a missing folder, manifest, shard or index, and for a shard that is not the
-    one that the manifest or its index describes.
+    kinds: the converters whose shards will do; none given, all do.
+    Raises ShardError with one line for a missing folder, manifest, shard or index, for shards of another kind, and
+    for a shard that is not the one that the manifest or its index describes.
     """
     opened = []
-    for shard in read_manifest(folder).shards:
+    manifest = read_manifest(folder)
+    kind = manifest.settings.get("kind")
+    if kinds and kind not in kinds:
+        raise ShardError(f"{folder} holds {kind}, where {' or '.join(kinds)} is needed")
+    for shard in manifest.shards:
         tar = folder / shard.file
         index = load_index(tar)
         if (index.tar_bytes, len(index)) != (shard.bytes, shard.samples):

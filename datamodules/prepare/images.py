@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
+
+from datamodules.pictures import orientation, reason, upright_rgb
 
 MAX_PIXELS = 25_000_000
 JPEG_QUALITY = 95
-_ORIENTATION = 0x0112
 
 
 class ImageError(ValueError):
@@ -55,37 +55,20 @@ def to_jpeg(path: Path, max_pixels: int = MAX_PIXELS) -> StoredImage:
             return _store(data, max_pixels)
     except Exception as error:
         # PIL raises nearly anything for a broken file: OSError, SyntaxError, struct.error, ValueError, zlib.error.
-        raise ImageError(f"{path}: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image of a known kind"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"{path}: {reason(error)}") from error
 
 
 def _store(data: bytes, max_pixels: int) -> StoredImage:
     image = Image.open(io.BytesIO(data))
-    orientation = _orientation(image)
-    width, height = image.size[::-1] if orientation >= 5 else image.size
+    turned = orientation(image)
+    width, height = image.size[::-1] if turned >= 5 else image.size
     small = width * height <= max_pixels
-    if image.format == "JPEG" and image.mode == "RGB" and orientation == 1 and small:
+    if image.format == "JPEG" and image.mode == "RGB" and turned == 1 and small:
         _check_jpeg(image)
         return StoredImage(data, width, height, Change.KEPT)
-    rgb = _decode(image, orientation, max_pixels)
+    rgb = _decode(image, (width, height), max_pixels)
     change = Change.ENCODED if small else Change.SHRUNK
     return StoredImage(_encode(rgb), width, height, change)
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8; 1 where it is absent or means nothing."""
-    try:
-        found = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # a broken EXIF block does not make a broken picture
-        return 1
-    return found if found in range(1, 9) else 1
 
 
 def _check_jpeg(image: Image.Image) -> None:
@@ -94,29 +77,17 @@ def _check_jpeg(image: Image.Image) -> None:
     image.load()
 
 
-def _decode(image: Image.Image, orientation: int, max_pixels: int) -> Image.Image:
-    """The upright RGB picture of at most `max_pixels`; a large JPEG never exists in memory at its full size."""
-    shrink = min(1.0, math.sqrt(max_pixels / (image.width * image.height)))
-    target = (max(1, int(image.width * shrink)), max(1, int(image.height * shrink)))
+def _decode(image: Image.Image, size: tuple[int, int], max_pixels: int) -> Image.Image:
+    """The upright RGB picture of at most `max_pixels`; a large JPEG never exists in memory at its full size.
+
+    size: width and height of the upright original.
+    """
+    shrink = min(1.0, math.sqrt(max_pixels / (size[0] * size[1])))
+    target = (max(1, int(size[0] * shrink)), max(1, int(size[1] * shrink)))
     if shrink < 1:
-        image.draft(image.mode, target)
-    upright = ImageOps.exif_transpose(image) if orientation != 1 else image
-    rgb = _to_rgb(upright)
-    target = target[::-1] if orientation >= 5 else target
+        image.draft(image.mode, target if image.size == size else target[::-1])
+    rgb = upright_rgb(image)
     return rgb.resize(target, Image.Resampling.LANCZOS, reducing_gap=2.0) if rgb.size != target else rgb
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # PIL would clip 16 bits to 8 instead of scaling them
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of kind {image.mode}, without a known range")
-    if image.mode == "RGB" and not image.has_transparency_data:
-        return image
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
 
 
 def _encode(image: Image.Image) -> bytes:

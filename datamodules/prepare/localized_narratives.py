@@ -24,6 +24,8 @@ from datamodules.prepare.word_times import time_words
 
 # How far outside the image a trace point may lie, in fractions of it; beyond, it is a fault of the recording.
 _NEAR = (-1.0, 2.0)
+# The trace's float32 tells times some milliseconds apart within a day of seconds, and no longer.
+_DAY = 86_400.0
 
 
 def open_corpus(files: list[Path]) -> Corpus:
@@ -108,17 +110,28 @@ def _usable(path: str, offset: int, line: int, report: Report) -> Narrative | No
         report.skip("records", narrative.reason, narrative.where)
         return None
     near = _near(narrative.trace)
-    if narrative.caption.strip() and near.any():
-        report.counts["trace points dropped"] += int((~near).sum())
-        return narrative
-    report.skip("records", "no trace point" if narrative.caption.strip() else "empty caption", where)
+    fault = _fault(narrative, near)
+    if fault:
+        report.skip("records", fault, where)
+        return None
+    report.counts["trace points dropped"] += int((~near).sum())
+    return narrative
+
+
+def _fault(narrative: Narrative, near: NDArray[np.bool_]) -> str | None:
+    if not narrative.caption.strip():
+        return "empty caption"
+    if not near.any():
+        return "no trace point"
+    if any(max(abs(said.start), abs(said.stop)) > _DAY for said in narrative.utterances):
+        return "an utterance beyond a day"
     return None
 
 
 def _near(trace: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """bool[N]: the points that are finite and not far outside the image."""
-    xy = trace[:, 1:3]
-    fine = np.isfinite(trace[:, 3:]) & (xy >= _NEAR[0]) & (xy <= _NEAR[1])
+    """bool[N]: the points that are finite, not far outside the image, and within a day."""
+    xy, t = trace[:, 1:3], trace[:, 3:]
+    fine = (np.abs(t) <= _DAY) & (xy >= _NEAR[0]) & (xy <= _NEAR[1])
     return np.asarray(fine.all(axis=1))
 
 

@@ -1,6 +1,7 @@
 """The loader: resumable anywhere, with other ranks and workers; equal counts; errors that name shard and key."""
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,20 @@ def test_a_tar_without_its_index_is_named(toy: Path, tmp_path: Path) -> None:
     next(folder.glob("*.npz")).unlink()
     with pytest.raises(ShardError, match=r"no index for .*shard"):
         toy_narratives(toy, train_shards=[str(folder)], batch_size=2).train_dataloader()
+
+
+def test_a_shard_cut_short_while_in_use_is_named(toy: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from datamodules.shard_index import ShardError
+
+    folder = shutil.copytree(toy / "narratives_test", tmp_path / "copy")
+    module = toy_narratives(toy, test_shards=[str(folder)], batch_size=1)
+    batches = iter(module.test_dataloader())
+    next(batches)
+    os.truncate(next(folder.glob("*.tar")), 3000)
+    with pytest.raises(ShardError, match=r"shard-00000\.tar, toy_test_\d: the shard was cut short"):
+        list(batches)
 
 
 def test_too_few_images_for_a_batch(toy: Path) -> None:

@@ -205,6 +205,12 @@ def test_a_folder_that_does_not_fit_together_is_named(folder: Path, fault: str) 
     assert "\n" not in str(raised.value)
 
 
+def test_shards_of_another_kind_are_named(folder: Path) -> None:
+    assert len(open_shards(folder, ["other", "test"])) == 2
+    with pytest.raises(ShardError, match="holds test, where coco-instances is needed"):
+        open_shards(folder, ["coco-instances"])
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match=r"no folder of shards at .*nowhere"):
         open_shards(tmp_path / "nowhere")

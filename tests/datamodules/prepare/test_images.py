@@ -150,6 +150,15 @@ def test_a_broken_file_is_named_in_one_line(tmp_path: Path, name: str) -> None:
     assert "\n" not in str(raised.value)
 
 
+def test_a_png_with_one_wrong_byte_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", Image.effect_noise((64, 64), 90).convert("RGB"))
+    whole = path.read_bytes()
+    for place in range(100, len(whole) - 30, 300):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ImageError):
+            to_jpeg(path)
+
+
 @pytest.mark.shared
 def test_real_photos_cut_anywhere_are_refused(shared: Path, tmp_path: Path) -> None:
     photos = sorted((shared / "samples/images/coco").glob("*.jpg"))[:20]
