@@ -15,7 +15,7 @@ from datamodules.prepare import coco_captions, coco_instances, localized_narrati
 from datamodules.prepare.corpus import Corpus, annotation_files
 from datamodules.prepare.shards import IMAGES_PER_SHARD, write_shards
 from datamodules.prepare.toy_world.write import write_toy_world
-from datamodules.records import read_captions, read_field
+from datamodules.records import CAPTIONED, read_captions, read_field
 from datamodules.shard_index import ShardError, load_index, open_shards, write_atomically, write_index
 from datamodules.tokenizer import train_tokenizer
 
@@ -111,8 +111,8 @@ def _add_toy(subparsers: Any) -> None:
     parser.add_argument(
         "--test", type=_positive, default=400, metavar="N", help="images of each of the two test splits (%(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=_positive, default=len(os.sched_getaffinity(0)), metavar="N")
+    parser.add_argument("--seed", type=_natural, default=0, metavar="N")
+    parser.add_argument("--workers", type=_positive, default=_cores(), metavar="N")
     parser.set_defaults(handler=lambda args: _guarded(lambda: _toy(args), args.out))
 
 
@@ -125,11 +125,25 @@ def _add_tokenizer(subparsers: Any) -> None:
     parser.set_defaults(handler=lambda args: _guarded(lambda: _tokenizer(args), args.out))
 
 
+def _natural(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
 def _positive(text: str) -> int:
-    number = int(text) if text.isascii() and text.isdigit() else 0
-    if number < 1:
+    if not (text.isascii() and text.isdigit() and int(text)):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return number
+    return int(text)
+
+
+def _bar() -> Progress:
+    """A progress bar on a terminal, nothing elsewhere.
+
+    Without its refresh thread it cannot be in the middle of something when the workers are forked.
+    """
+    console = Console(stderr=True)
+    return Progress(*_COLUMNS, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal)
 
 
 def _guarded(run: Callable[[], None], folder: Path) -> int:
@@ -147,10 +161,7 @@ def _guarded(run: Callable[[], None], folder: Path) -> int:
 
 def _convert(args: argparse.Namespace, open_corpus: Callable[[list[Path]], Corpus]) -> None:
     files = annotation_files(args.annotations)
-    console = Console(stderr=True)
-    # Without its refresh thread the bar cannot be in the middle of something when the workers are forked.
-    bar = Progress(*_COLUMNS, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal)
-    with bar:
+    with _bar() as bar:
         task = bar.add_task("reading annotations", total=None)
         bar.refresh()
         corpus = open_corpus(files)
@@ -169,7 +180,7 @@ def _convert(args: argparse.Namespace, open_corpus: Callable[[list[Path]], Corpu
 
 def _toy(args: argparse.Namespace) -> None:
     sizes = {"train": args.train, "val": args.val, "test": args.test, "test_unseen_pairs": args.test}
-    with Progress(*_COLUMNS, console=Console(stderr=True)) as bar:
+    with _bar() as bar:
 
         def progress(items: Iterable[Any], total: int, description: str) -> Iterable[Any]:
             return bar.track(items, total=total, description=description)
@@ -179,7 +190,7 @@ def _toy(args: argparse.Namespace) -> None:
 
 
 def _tokenizer(args: argparse.Namespace) -> None:
-    shards = [shard for folder in args.shards for shard in open_shards(folder)]
+    shards = [shard for folder in args.shards for shard in open_shards(folder, CAPTIONED)]
     captions = (caption for data in read_field(shards, "json") for caption in read_captions(data))
     tokenizer = train_tokenizer(captions, args.vocabulary_size)
     args.out.mkdir(parents=True, exist_ok=True)

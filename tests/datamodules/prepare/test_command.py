@@ -40,6 +40,7 @@ BAD = {
     "no option": (lambda a: a[:3], "the following arguments are required: --images, --out"),
     "no command": (lambda a: [], "the following arguments are required: COMMAND"),
     "another format": (lambda a: ["coco-captions", *a[1:]], "n-0.jsonl: broken JSON"),
+    "negative seed": (lambda a: ["toy", "--out", "/nowhere/toy", "--seed", "-1"], "'-1' is not a whole number"),
     "index of nothing": (lambda a: ["index", "/nowhere"], "no tar in /nowhere"),
 }
 
@@ -71,6 +72,14 @@ def test_index_mends_what_does_not_fit(make_corpus: MakeCorpus, capsys: pytest.C
     os.truncate(tars[1], 700)
     assert main(["index", str(root / "out")]) == 2
     assert "is truncated" in capsys.readouterr().err
+
+
+def test_a_tokenizer_of_shards_without_captions_is_refused(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tokenizer", str(toy / "instances_test"), "--out", str(tmp_path / "out")]) == 2
+    assert "instances_test holds coco-instances, where localized-narratives or coco-captions" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture
