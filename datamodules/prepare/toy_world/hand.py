@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from datamodules.prepare.toy_world.narrate import BACKGROUND, NOTHING, Narration
+from datamodules.prepare.toy_world.narrate import BACKGROUND, Narration
 from datamodules.prepare.toy_world.scene import Scene
 
 Point = tuple[float, float, float]
@@ -18,8 +18,6 @@ def trace(scene: Scene, narration: Narration) -> list[list[Point]]:
     """Strokes of (x, y, t), x and y normalised by the image's size and not clipped, t in seconds."""
     rng = np.random.default_rng((*scene.seed, 3))
     schedule = _schedule(narration, rng)
-    if not schedule:
-        return []
     count = int((schedule[-1][1] - schedule[0][0]) / _STEP)
     tremor = rng.normal(0, 0.004, (count + 1, 2)).tolist()
     phase, turn = rng.uniform(0, 2 * math.pi), rng.choice([-1, 1]) * rng.uniform(15, 19)
@@ -53,8 +51,6 @@ def _schedule(narration: Narration, rng: np.random.Generator) -> list[tuple[floa
     entries: list[tuple[float, float, int]] = []
     lag = rng.uniform(0.0, 0.08)
     for word, following in zip(narration.words, (*narration.words[1:], None), strict=True):
-        if word.target == NOTHING:
-            continue
         pause = 0.0 if following is None else following.start - word.stop
         leaves = pause > 0.3 and rng.random() < _LEAVING
         stop = word.stop + (0.1 if leaves or following is None else pause)

@@ -10,15 +10,14 @@ import numpy as np
 
 from datamodules.prepare.toy_world.scene import Scene, Shape
 
-BACKGROUND = -1  # what a word points at: an object's index, the background, or nothing yet
-NOTHING = -2
+BACKGROUND = -1  # what a word points at: an object's index, or the background
 
 
 @dataclass(frozen=True)
 class SpokenWord:
     """text as transcribed, without punctuation; begin, end: characters in the caption; start, stop: seconds.
 
-    target: index of the object that the hand points at, BACKGROUND or NOTHING.
+    target: index of the object that the hand points at, or BACKGROUND.
     """
 
     text: str
@@ -87,7 +86,7 @@ def narrate(scene: Scene) -> Narration:
 
 def _open(script: _Script, scene: Scene, first: int, rng: np.random.Generator) -> None:
     opening = str(rng.choice(["in this image there is", "on the left there is", "I can see"]))
-    script.say(opening, NOTHING)
+    script.say(opening, first)
     _introduce(script, scene.objects[first], first)
     script.full_stop()
 
