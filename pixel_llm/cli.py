@@ -69,6 +69,7 @@ def guarded(run: Callable[[], object]) -> int:
     PIXEL_LLM_DEBUG=1 keeps the traceback.
     """
     from datamodules.shard_index import ShardError
+    from pixel_llm.messages import one_line
 
     try:
         run()
@@ -78,12 +79,6 @@ def guarded(run: Callable[[], object]) -> int:
     except (ShardError, OSError, ValueError) as error:
         if os.environ.get("PIXEL_LLM_DEBUG"):
             raise
-        sys.stderr.write(f"\nerror: {_last_line(error)}\n")
+        sys.stderr.write(f"\nerror: {one_line(error)}\n")
         return 2
     return 0
-
-
-def _last_line(error: Exception) -> str:
-    """The message; of an error that crossed from a worker process, with its whole traceback as text, the last line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[-1].split("Error: ", 1)[-1] if "Caught " in lines[0] else " ".join(lines)

@@ -22,6 +22,8 @@ from pixel_llm.drawing import Panel, draw_traces
 from pixel_llm.structures import Batch, Prediction, Reference
 from pixel_llm.tasks.base import Task
 from pixel_llm.tasks.words import predictions
+from pixel_llm.weights.checkpoint import find_checkpoint, read_checkpoint
+from pixel_llm.weights.tensors import load_tensors
 
 
 class Predictor:
@@ -42,7 +44,7 @@ class Predictor:
         self.tokenizer = Tokenizer.from_json(tokenizer)
         self.data: dict[str, Any] = _data_settings(config["data"])
         self.device = torch.device(device)
-        self.task.load_state_dict(content["state_dict"])
+        load_tensors(self.task, content["state_dict"], str(path))
         self.task.eval().to(self.device)
 
     @property
@@ -67,27 +69,6 @@ class Predictor:
         question = Question(Reference(name, ""), context=context)
         batch = collate([Sample(name, view, [question])], self.data["image_size"], self.tokenizer.pad_id)
         return batch.to(self.device)
-
-
-def find_checkpoint(path: Path) -> Path:
-    """The file itself, or the newest `last.ckpt` below a folder; FileNotFoundError where there is none."""
-    if path.is_file():
-        return path
-    found = sorted(path.rglob("last.ckpt"), key=lambda file: file.stat().st_mtime)
-    if not found:
-        raise FileNotFoundError(f"no checkpoint at {path}")
-    return found[-1]
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint of ours, read without executing anything; ValueError for another file."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # many kinds, all of them meaning this
-        raise ValueError(f"{path}: no readable checkpoint ({str(error).splitlines()[0]})") from None
-    if not isinstance(content, dict) or not {"config", "state_dict"} <= set(content):
-        raise ValueError(f"{path}: not a checkpoint of pixel_llm (no configuration inside)")
-    return content
 
 
 def build_task(config: dict[str, Any]) -> Task:

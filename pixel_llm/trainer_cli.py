@@ -1,22 +1,26 @@
 """LightningCLI as this project uses it: YAML in, one-line errors out, and the command line has the last word."""
 
 import sys
+import warnings
+from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning as L
 from jsonargparse import set_parsing_settings
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from callbacks.nan_guard import NanGuard
 from callbacks.step_seed import StepSeed
+from pixel_llm.messages import one_line
+from pixel_llm.weights.checkpoint import read_checkpoint
 
 
 class Parser(LightningArgumentParser):
     """Names the bad key in a line or two instead of printing the whole usage first."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        lines = [line.strip() for line in str(message).splitlines() if line.strip()]
-        sys.stderr.write("error: " + " ".join(lines) + "\n")
+        sys.stderr.write(f"error: {one_line(message)}\n")
         sys.exit(2)
 
 
@@ -50,6 +54,23 @@ class PixelLLMCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Lightning would let a checkpoint's hyper-parameters silently override the command line."""
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Refuse what is no checkpoint, and to evaluate without the one that was asked for."""
+        path = self.config[subcommand].get("ckpt_path")
+        if path == "last" and subcommand != "fit":
+            callbacks = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+            if not any(callback._find_last_checkpoints(self.trainer) for callback in callbacks):
+                raise FileNotFoundError("there is no last checkpoint where this configuration writes them")
+        elif path and Path(path).is_file():
+            read_checkpoint(Path(path))
+        super()._run_subcommand(subcommand)
+
+
+def silence() -> None:
+    """Hide what Lightning says at the start of every run and nobody can act on."""
+    warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+    warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # the frozen SAM is meant to be
+
 
 def run() -> None:
     """Parse the command line and run the verb. Configurations may name classes of these packages only."""
@@ -57,4 +78,5 @@ def run() -> None:
         import_path_denylist=["*"],
         import_path_allowlist=["pixel_llm", "datamodules", "callbacks", "lightning", "torch"],
     )
+    silence()
     PixelLLMCLI()

@@ -9,6 +9,7 @@ from torch import nn
 from pixel_llm.core.language_model import LanguageModel
 from pixel_llm.tasks.optimizer import AdamWSchedule
 from pixel_llm.weights.start import StartingWeights
+from pixel_llm.weights.tensors import check_fit
 
 
 class Task(L.LightningModule):
@@ -31,6 +32,11 @@ class Task(L.LightningModule):
             check_tokenizer(self.tokenizer, language_model)
         if self.weights is not None and not self.trainer.ckpt_path:
             self.weights.load(self.core)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """ValueError with one line for a checkpoint of another size."""
+        if "state_dict" in checkpoint:  # a sharded one is loaded piece by piece
+            check_fit(self, checkpoint["state_dict"], str(self.trainer.ckpt_path))
 
     def configure_optimizers(self) -> Any:
         total = int(self.trainer.estimated_stepping_batches)

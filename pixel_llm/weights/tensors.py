@@ -41,23 +41,31 @@ def load_parts(path: Path | str, parts: Mapping[str, nn.Module]) -> None:
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], source: str, optional: Collection[str] = ()) -> None:
-    """Copy tensors into a module by name; all of the module and all of the tensors must find their match.
+    """Copy tensors into a module by name; arguments and errors as in `check_fit`."""
+    matched = check_fit(module, tensors, source, optional)
+    module.load_state_dict({name: tensors[name] for name in matched}, strict=False)
 
-    optional: beginnings of names in `tensors` that the module may lack.
+
+def check_fit(
+    module: nn.Module, tensors: Mapping[str, Tensor], source: str, optional: Collection[str] = ()
+) -> list[str]:
+    """The names under which tensors fit a module; all of the module and all of the tensors must find their match.
+
+    source: what to call the tensors in errors.  optional: beginnings of names in `tensors` that the module may lack.
     Raises ValueError naming what is unmatched on either side, or the first tensor of another shape.
     """
     state = module.state_dict(keep_vars=True)
-    matched = {name for name in tensors if name in state}
+    matched = [name for name in tensors if name in state]
     covered = {id(state[name]) for name in matched}  # a tied parameter has several names
     missing = [name for name, value in state.items() if id(value) not in covered]
-    unknown = [name for name in tensors if name not in matched and not name.startswith(tuple(optional))]
+    unknown = [name for name in tensors if name not in state and not name.startswith(tuple(optional))]
     if missing or unknown:
         raise ValueError(f"{source}: does not fit: lacks {_some(missing)}; has {_some(unknown)} too many")
     for name in matched:
         got, wanted = tuple(tensors[name].shape), tuple(state[name].shape)
         if got != wanted:
             raise ValueError(f"{source}: another size: {name} has shape {got}, the model wants {wanted}")
-    module.load_state_dict({name: tensors[name] for name in matched}, strict=False)
+    return matched
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

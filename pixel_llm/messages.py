@@ -1,0 +1,28 @@
+"""Errors of libraries as one line that says what a person can change."""
+
+# what jsonargparse puts around the reason: all types that it tried, and the whole value
+_CHAFF = (
+    "Does not validate against any of the Union",
+    "Subtypes: ",
+    "Errors:",
+    "- Expected a <class 'NoneType'>",
+    "- Not a valid subclass of",
+    "Subclass types expect one of",
+    "- a class path (str)",
+    "- a dict with",
+    "Given value",
+)
+
+
+def one_line(error: BaseException | str) -> str:
+    """The message without line breaks and without what jsonargparse puts around the reason.
+
+    Of an error that crossed from a worker process, with its whole traceback as text, the last line.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    if "Caught " in lines[0]:
+        return lines[-1].split("Error: ", 1)[-1]
+    reasons = [line.removeprefix("- ") for line in lines if not line.startswith(_CHAFF)]
+    return " ".join(reasons or lines)

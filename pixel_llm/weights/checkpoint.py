@@ -1,0 +1,30 @@
+"""Checkpoints of ours: Lightning's files with the configuration inside."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The file itself, or the newest `last.ckpt` below a folder; FileNotFoundError where there is none."""
+    if path.is_file():
+        return path
+    found = sorted(path.rglob("last.ckpt"), key=lambda file: file.stat().st_mtime)
+    if not found:
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    return found[-1]
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint of ours, read without executing anything; ValueError for another file.
+
+    Its tensors are mapped from the file, not copied.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # many kinds, all of them meaning this
+        raise ValueError(f"{path}: not a checkpoint, or a damaged one") from None
+    if not isinstance(content, dict) or not {"config", "state_dict"} <= set(content):
+        raise ValueError(f"{path}: not a checkpoint of pixel_llm (no configuration inside)")
+    return content

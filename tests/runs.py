@@ -1,0 +1,143 @@
+"""Tiny trainings that several tests share: through a Trainer, or from a YAML through the command line."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import yaml
+
+from callbacks.step_seed import StepSeed
+from pixel_llm.tasks.base import Task
+from pixel_llm.tasks.optimizer import AdamWSchedule
+from pixel_llm.tasks.trace_captioning import TraceCaptioning
+from tests.tiny import VOCABULARY, tiny_core
+
+CORE = {
+    "sam_encoder": {
+        "class_path": "pixel_llm.core.sam_image_encoder.SamImageEncoder",
+        "init_args": {
+            "width": 16, "depth": 2, "heads": 2, "global_blocks": [1], "image_size": 64, "patch": 16, "window": 2,
+            "output_channels": 16,
+        },
+    },
+    "tuned_encoder": {
+        "class_path": "pixel_llm.core.conv_encoder.ConvEncoder",
+        "init_args": {"width": 16, "stride": 8, "blocks": 1, "heads": 2},
+    },
+    "language_model": {
+        "class_path": "pixel_llm.core.t5.T5",
+        "init_args": {
+            "width": 16, "layers": 2, "heads": 2, "head_width": 8, "feed_forward": 24, "visual_width": 12,
+            "vocabulary_size": VOCABULARY, "dropout": 0.1, "trainable": "all",
+        },
+    },
+    "extractor_width": 16, "extractor_heads": 2, "extractor_mlp": 32, "query_tokens": 4,
+    "location_hidden": 16, "location_depth": 2,
+}  # fmt: skip
+
+
+def tiny_config(toy: Path, run: Path, steps: int = 4) -> dict[str, Any]:
+    """Trace captioning of the toy world, with dropout; checkpoints at every step below `run`."""
+    return {
+        "seed_everything": 0,
+        "model": {
+            "class_path": "pixel_llm.tasks.trace_captioning.TraceCaptioning",
+            "init_args": {
+                "core": {"class_path": "pixel_llm.core.build.pixel_llm", "init_args": CORE},
+                "optimizer": {
+                    "class_path": "pixel_llm.tasks.optimizer.AdamWSchedule",
+                    "init_args": {"learning_rate": 1e-3, "warmup_steps": 1},
+                },
+                "max_tokens": 12,
+            },
+        },
+        "data": {
+            "class_path": "datamodules.localized_narratives.LocalizedNarrativesDataModule",
+            "init_args": {
+                **{f"{split}_shards": [str(toy / f"narratives_{split}")] for split in ("train", "val", "test")},
+                "tokenizer": str(toy / "tokenizer"),
+                "sentences": False, "max_tokens": 24, "image_size": 64, "batch_size": 4, "num_workers": 0,
+            },
+        },
+        "trainer": {
+            "accelerator": "cpu",
+            "max_steps": steps,
+            "limit_val_batches": 0,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "log_every_n_steps": 1,
+            "default_root_dir": str(run),
+            "logger": {
+                "class_path": "lightning.pytorch.loggers.CSVLogger",
+                "init_args": {"save_dir": str(run), "name": "", "version": ""},
+            },
+            "callbacks": [
+                {
+                    "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+                    "init_args": {
+                        "filename": "last", "enable_version_counter": False, "every_n_train_steps": 1,
+                        "dirpath": str(run / "checkpoints"),
+                    },
+                },
+            ],
+        },
+    }  # fmt: skip
+
+
+def write_config(path: Path, config: dict[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def command(*arguments: object, **settings: Any) -> subprocess.CompletedProcess[str]:
+    """`pixel-llm ARGUMENTS` as a process of its own."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", "pixel_llm", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, env=environment, timeout=300, **settings)
+
+
+def tiny_task(dropout: float = 0.0, **changes: Any) -> TraceCaptioning:
+    core = tiny_core()
+    for module in core.language_model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = dropout
+    return TraceCaptioning(core, tiny_optimizer(), **({"max_tokens": 12} | changes))
+
+
+def tiny_optimizer(learning_rate: float = 1e-2) -> AdamWSchedule:
+    return AdamWSchedule(learning_rate, warmup_steps=1)
+
+
+class Losses(L.Callback):
+    """Collects the loss of every step."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
+        self.values.append(outputs["loss"].item())
+
+
+def tiny_trainer(folder: Path, steps: int, callbacks: Sequence[L.Callback] = (), **settings: Any) -> L.Trainer:
+    """A trainer on the CPU that says nothing and writes nothing unless told to."""
+    quiet: dict[str, Any] = {
+        "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False, "logger": False,
+        "limit_val_batches": 0,
+    }  # fmt: skip
+    return L.Trainer(
+        accelerator="cpu", max_steps=steps, default_root_dir=folder, callbacks=[StepSeed(), *callbacks],
+        **(quiet | settings),
+    )  # fmt: skip
+
+
+def fit(task: Task, data: L.LightningDataModule, folder: Path, steps: int, **settings: Any) -> list[float]:
+    """Train, and return the loss of every step."""
+    losses = Losses()
+    L.seed_everything(0)
+    tiny_trainer(folder, steps, [losses], **settings).fit(task, data)
+    return losses.values

@@ -1,0 +1,182 @@
+"""Training from YAML: what is wrong with a configuration or a checkpoint is one line that names it, with code 2."""
+
+import copy
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import pytest
+import torch
+import yaml
+
+from pixel_llm import cli
+from tests.runs import CORE, command, tiny_config, write_config
+
+Config = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    """No debugging, no Java (slow to start), no messages about devices, and the parser's settings as they were."""
+    for logger in ("lightning.pytorch", "lightning.fabric"):
+        caplog.set_level(logging.WARNING, logger)
+    monkeypatch.delenv("PIXEL_LLM_DEBUG", raising=False)
+    monkeypatch.setenv("PATH", "")
+    yield
+    jsonargparse.set_parsing_settings(import_path_denylist=[], import_path_allowlist=[])
+
+
+@pytest.fixture(scope="module")
+def trained(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of two steps."""
+    folder = tmp_path_factory.mktemp("trained")
+    done = command("fit", "--config", write_config(folder / "config.yaml", tiny_config(toy, folder / "run", steps=2)))
+    assert done.returncode == 0, done.stderr
+    (folder / "run/stderr").write_text(done.stderr)
+    return folder / "run"
+
+
+def put(path: str, value: object) -> Callable[[Config], None]:
+    """A change of a configuration at a dotted path."""
+
+    def change(config: Config) -> None:
+        *parents, last = path.split(".")
+        for name in parents:
+            config = config.setdefault(name, {})
+        config[last] = value
+
+    return change
+
+
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def run(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """run(verb, *arguments, change=...) -> exit code and what the standard error says."""
+
+    def call(verb: str, *arguments: object, change: Callable[[Config], None] = lambda _: None) -> tuple[int, str]:
+        config = copy.deepcopy(tiny_config(toy, tmp_path / "run", steps=2))
+        change(config)
+        file = write_config(tmp_path / "config.yaml", config)
+        monkeypatch.setattr(sys, "argv", ["pixel-llm", verb, "--config", str(file), *map(str, arguments)])
+        try:
+            code = cli.main()
+        except SystemExit as exit:
+            code = exit.code
+        return code, capfd.readouterr().err
+
+    return call
+
+
+def own_lines(said: str) -> list[str]:
+    """The error without Lightning's warnings about folders."""
+    return [line for line in said.splitlines() if line.strip() and "exists and is not empty" not in line]
+
+
+def test_training_says_nothing_that_nobody_can_act_on(trained: Path) -> None:
+    said = (trained / "stderr").read_text()
+    assert "LeafSpec" not in said
+    assert "eval mode" not in said
+
+
+TYPOS = {
+    "model": ("model.init_args.max_tokenz", 3, "max_tokenz"),
+    "core": ("model.init_args.core.init_args", {**CORE, "extractor_widht": 3}, "extractor_widht"),
+    "data": ("data.init_args.image_siz", 64, "image_siz"),
+    "trainer": ("trainer.max_stepz", 3, "trainer.max_stepz"),
+    "section": ("trainerr.max_steps", 3, "trainerr"),
+    "value": ("trainer.max_steps", "many", "trainer.max_steps"),
+    "class": ("model.class_path", "pixel_llm.tasks.trace_captioning.Trace", "has no attribute 'Trace'"),
+    "foreign class": ("model.class_path", "subprocess.Popen", "'subprocess.Popen' is not allowed"),
+    "foreign callback": (
+        "trainer.callbacks", [{"class_path": "shutil.rmtree"}], "'shutil.rmtree' is not allowed",
+    ),
+    "tokenizer": ("data.init_args.tokenizer", "/nowhere/tokenizer", "no tokenizer at /nowhere/tokenizer"),
+    "shards": ("data.init_args.train_shards", ["/nowhere/shards"], "no folder of shards at /nowhere/shards"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TYPOS)
+def test_a_mistake_in_the_configuration_is_named(run: Run, name: str) -> None:
+    path, value, named = TYPOS[name]
+    code, said = run("fit", change=put(path, value))
+    assert code == 2
+    (line,) = own_lines(said)
+    assert line.startswith("error: ")
+    assert named in line
+    assert len(line) < 400
+
+
+def test_a_foreign_class_is_not_run(run: Run, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    model = {"class_path": "shutil.rmtree", "init_args": {"path": str(victim)}}
+    assert run("fit", change=put("model", model))[0] == 2
+    assert victim.is_dir()
+
+
+def test_a_missing_configuration_is_named(run: Run) -> None:
+    code, said = run("fit", "--config", "/nowhere/config.yaml")
+    assert code == 2
+    assert len(own_lines(said)) == 1
+    assert "/nowhere/config.yaml" in said
+
+
+@pytest.mark.parametrize("verb", ["fit", "test"])
+def test_a_missing_checkpoint_is_named(run: Run, verb: str) -> None:
+    code, said = run(verb, "--ckpt_path", "/nowhere/last.ckpt")
+    assert code == 2
+    assert own_lines(said) == ["error: Checkpoint file not found: /nowhere/last.ckpt"]
+
+
+@pytest.mark.parametrize("verb", ["fit", "test"])
+def test_a_file_that_is_no_checkpoint_is_named(run: Run, tmp_path: Path, verb: str) -> None:
+    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    torch.save({"weights": torch.ones(1)}, tmp_path / "other.ckpt")
+    for name, reason in (("text", "not a checkpoint, or a damaged one"), ("other", "not a checkpoint of pixel_llm")):
+        code, said = run(verb, "--ckpt_path", tmp_path / f"{name}.ckpt")
+        assert code == 2
+        (line,) = own_lines(said)
+        assert line.startswith(f"error: {tmp_path}/{name}.ckpt: {reason}")
+
+
+@pytest.mark.parametrize("verb", ["fit", "test"])
+def test_a_checkpoint_of_another_size_is_named(run: Run, trained: Path, verb: str) -> None:
+    checkpoint = trained / "checkpoints/last.ckpt"
+    for changed, reason in (
+        ({"query_tokens": 8}, "another size: core.prompt_feature_extractor.query_tokens has shape (4, 16), the"),
+        ({"location_depth": 3}, "does not fit: lacks core.location_head.mlp.layers.2.bias, "),
+    ):
+        code, said = run(
+            verb, "--ckpt_path", checkpoint, change=put("model.init_args.core.init_args", {**CORE, **changed})
+        )
+        assert code == 2
+        (line,) = own_lines(said)
+        assert line.startswith(f"error: {checkpoint}: {reason}")
+
+
+def test_last_begins_anew_for_a_training_but_not_for_an_evaluation(run: Run) -> None:
+    code, said = run("test", "--ckpt_path", "last")
+    assert code == 2
+    assert own_lines(said) == ["error: there is no last checkpoint where this configuration writes them"]
+    assert run("fit", "--ckpt_path", "last")[0] == 0
+
+
+def test_the_command_line_beats_the_checkpoint(run: Run, trained: Path, tmp_path: Path) -> None:
+    code, said = run("fit", "--ckpt_path", trained / "checkpoints/last.ckpt", "--trainer.max_steps", 3,
+                     "--model.init_args.location_weight", 0.7)  # fmt: skip
+    assert code == 0, said
+    content = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    assert content["global_step"] == 3
+    config = yaml.safe_load(content["config"])
+    assert config["model"]["init_args"]["location_weight"] == 0.7
+
+
+def test_configurations_may_be_split_over_files(run: Run, tmp_path: Path) -> None:
+    write_config(tmp_path / "core.yaml", {"class_path": "pixel_llm.core.build.pixel_llm", "init_args": CORE})
+    code, said = run("fit", "--trainer.max_steps", 1, change=put("model.init_args.core", "core.yaml"))
+    assert code == 0, said
