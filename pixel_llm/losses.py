@@ -4,12 +4,16 @@ Equation 4 of the paper: L = 1/n sum_i [ CE(w_i) + lambda * |p_i - p^_i| ], with
 code differs in two ways, both kept: smoothing spreads over the V - 1 wrong words (not over all V), and the two
 terms have one normalisation each (cross entropy over the supervised tokens, distance over the located tokens),
 where the equation has one n for both; `trace_caption_loss` does either.
+
+What a sum is divided by is counted over all processes (`mean_count`): averaged over the processes, loss and gradient
+are those of one process with the whole batch, however the tokens are spread.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -30,6 +34,23 @@ def smoothed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) ->
 def supervised_tokens(targets: Tensor, pad_id: int, eos_id: int) -> Tensor:
     """bool[P, T]: targets (int[P, T], without <bos>) that count: no padding, and no row of an empty caption."""
     return (targets != pad_id) & (targets[:, :1] != eos_id)
+
+
+def mean_count(counted: Tensor) -> Tensor:
+    """How many elements of a bool tensor count, per process on average over all processes; all of them must call it.
+
+    float scalar, that of a single element in all where there is none: for use as a divisor.
+    """
+    count, processes = counted.sum().float(), 1
+    if dist.is_available() and dist.is_initialized():
+        processes = dist.get_world_size()
+        dist.all_reduce(count)
+    return count.clamp(min=1) / processes
+
+
+def masked_mean(values: Tensor, counted: Tensor) -> Tensor:
+    """The mean of the values that count (bool of the same shape); 0 where there is none."""
+    return torch.where(counted, values, 0.0).sum() / mean_count(counted)
 
 
 def location_distance(predicted: Tensor, truth: Tensor, canvas_scale: Tensor) -> Tensor:
@@ -64,10 +85,9 @@ def trace_caption_loss(
     normalisation: "joint" divides both sums by the number of supervised tokens (Equation 4), "separate" each
     by its own count (published). A batch without such a token gives zero for that term, not NaN.
     """
-    word_count = supervised.sum()
-    location_count = word_count if normalisation == "joint" else located.sum()
-    words = (cross_entropy * supervised).sum() / word_count.clamp(min=1)
-    locations = torch.where(located, distance, 0.0).sum() / location_count.clamp(min=1)
+    words = masked_mean(cross_entropy, supervised)
+    location_count = mean_count(supervised if normalisation == "joint" else located)
+    locations = torch.where(located, distance, 0.0).sum() / location_count
     return TraceCaptionLoss(words + location_weight * locations, words.detach(), locations.detach())
 
 
@@ -95,12 +115,11 @@ def mask_loss(logits: Tensor, predicted_iou: Tensor, truth: Tensor, valid: Tenso
     actual = _iou(logits > 0, target > 0)
     score = 20 * focal + dice
     best = score.argmin(dim=1, keepdim=True)
-    count = valid.sum().clamp(min=1)
 
     def mean(values: Tensor) -> Tensor:
-        return (values.gather(1, best)[:, 0] * valid).sum() / count
+        return masked_mean(values.gather(1, best)[:, 0], valid)
 
-    iou = (((predicted_iou - actual) ** 2).mean(1) * valid).sum() / count
+    iou = masked_mean(((predicted_iou - actual) ** 2).mean(1), valid)
     return MaskLoss(mean(score) + iou, mean(focal).detach(), mean(dice).detach(), iou.detach())
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pixel_llm.core.pixel_llm import PixelLLM
+from pixel_llm.losses import masked_mean, mean_count
 from pixel_llm.structures import Batch, Prompts
 from pixel_llm.tasks.base import Task
 from pixel_llm.tasks.optimizer import AdamWSchedule
@@ -74,16 +75,17 @@ class AttributePretraining(Task):
         assert batch.labels is not None
         labels = batch.labels[mine]
         coverage = F.binary_cross_entropy_with_logits(covered[..., 0], hit.float())
-        distance = ((boxes[hit] + 1) / 2 - batch.prompts.boxes[mine]).abs()
-        box = distance.sum() / max(distance.numel(), 1)
-        attributes = torch.stack(
-            [F.cross_entropy(logits[hit], labels[:, i], ignore_index=-1) for i, logits in enumerate(kinds)]
-        ).nan_to_num()  # a batch may lack a kind altogether
+        distance = ((boxes[hit] + 1) / 2 - batch.prompts.boxes[mine]).abs().mean(-1)
+        box = distance.sum() / mean_count(hit)
+        attributes = [
+            masked_mean(F.cross_entropy(logits[hit], labels[:, i], ignore_index=-1, reduction="none"), labels[:, i] >= 0)
+            for i, logits in enumerate(kinds)
+        ]
         right = []
         for i, logits in enumerate(kinds):
             known = labels[:, i] >= 0
             right.append(((logits[hit].argmax(-1) == labels[:, i]) & known).sum() / known.sum().clamp(min=1))
-        return _Loss(coverage + self.box_weight * box + attributes.mean(), box.detach(), right)
+        return _Loss(coverage + self.box_weight * box + torch.stack(attributes).mean(), box.detach(), right)
 
 
 class _Loss(NamedTuple):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pixel_llm.core.decoding import DecodingRule
 from pixel_llm.core.pixel_llm import PixelLLM
-from pixel_llm.losses import smoothed_cross_entropy, supervised_tokens
+from pixel_llm.losses import masked_mean, smoothed_cross_entropy, supervised_tokens
 from pixel_llm.metrics.captions import CaptionMetrics
 from pixel_llm.structures import Batch, Prediction
 from pixel_llm.tasks.base import Task
@@ -55,7 +55,7 @@ class ImageCaptioning(Task):
         lm = self.core.language_model
         counts = supervised_tokens(targets, lm.pad_id, lm.eos_id)
         loss = smoothed_cross_entropy(outputs.logits[:, :-1], targets, self.label_smoothing)
-        mean = (loss * counts).sum() / counts.sum().clamp(min=1)
+        mean = masked_mean(loss, counts)
         self.log_losses({"loss": mean}, stage, len(batch.keys))
         return mean
 

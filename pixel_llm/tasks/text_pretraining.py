@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from pixel_llm.core.language_model import LanguageModel
-from pixel_llm.losses import smoothed_cross_entropy, supervised_tokens
+from pixel_llm.losses import masked_mean, smoothed_cross_entropy, supervised_tokens
 from pixel_llm.structures import Batch
 from pixel_llm.tasks.base import Task
 from pixel_llm.tasks.optimizer import AdamWSchedule
@@ -32,6 +32,6 @@ class TextPretraining(Task):
         hidden = self.core.hidden_states(prefix, tokens[:, :-1])
         counts = supervised_tokens(tokens[:, 1:], self.core.pad_id, self.core.eos_id)
         loss = smoothed_cross_entropy(self.core.logits(hidden), tokens[:, 1:], smoothing=0.0)
-        mean = (loss * counts).sum() / counts.sum().clamp(min=1)
+        mean = masked_mean(loss, counts)
         self.log_losses({"loss": mean}, stage, len(batch.keys))
         return mean
