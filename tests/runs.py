@@ -10,8 +10,10 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
+from torch.utils.data import DataLoader
 
 from callbacks.step_seed import StepSeed
+from datamodules.base import ShardDataModule
 from pixel_llm.tasks.base import Task
 from pixel_llm.tasks.optimizer import AdamWSchedule
 from pixel_llm.tasks.trace_captioning import TraceCaptioning
@@ -113,6 +115,18 @@ def tiny_optimizer(learning_rate: float = 1e-2) -> AdamWSchedule:
     return AdamWSchedule(learning_rate, warmup_steps=1)
 
 
+class OneBatch(L.LightningDataModule):
+    """The first training batch of a data module, again and again."""
+
+    def __init__(self, module: ShardDataModule, steps: int) -> None:
+        super().__init__()
+        self.tokenizer = module.tokenizer
+        self.batches = [next(iter(module.train_dataloader()))] * steps
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(self.batches, batch_size=None)  # type: ignore[arg-type]
+
+
 class Losses(L.Callback):
     """Collects the loss of every step."""
 
@@ -135,9 +149,16 @@ def tiny_trainer(folder: Path, steps: int, callbacks: Sequence[L.Callback] = (),
     )  # fmt: skip
 
 
-def fit(task: Task, data: L.LightningDataModule, folder: Path, steps: int, **settings: Any) -> list[float]:
-    """Train, and return the loss of every step."""
+def fit(
+    task: Task,
+    data: L.LightningDataModule,
+    folder: Path,
+    steps: int,
+    callbacks: Sequence[L.Callback] = (),
+    **settings: Any,
+) -> list[float]:
+    """Train with seed 0, and return the loss of every step."""
     losses = Losses()
     L.seed_everything(0)
-    tiny_trainer(folder, steps, [losses], **settings).fit(task, data)
+    tiny_trainer(folder, steps, [losses, *callbacks], **settings).fit(task, data)
     return losses.values
