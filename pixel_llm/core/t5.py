@@ -7,12 +7,13 @@ projection, but on neither the visual tokens nor the features that the location 
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from pixel_llm.core.language_model import LanguageModel
+from pixel_llm.core.t5_decoder import DecoderState
 
 LoraSites = Literal["self_attention", "all_attention"]
 _LORA_TARGETS = {
@@ -27,14 +28,6 @@ class T5Prefix:
 
     memory: Tensor
     mask: Tensor
-
-
-@dataclass
-class T5State:
-    """A prefix with the key-value cache of the decoder."""
-
-    prefix: T5Prefix
-    cache: Any
 
 
 class T5(LanguageModel):
@@ -78,6 +71,7 @@ class T5(LanguageModel):
             dropout_rate=dropout,
             tie_word_embeddings=False,  # type: ignore[call-arg]
         )
+        config.dense_act_fn = "gelu_pytorch_tanh"  # the same function as one operation
         self.width, self.visual_width, self.vocabulary_size = width, visual_width, vocabulary_size
         self.bos_id = self.pad_id = 0
         self.eos_id = 1
@@ -115,29 +109,22 @@ class T5(LanguageModel):
         memory = self.model.encoder(inputs_embeds=embedded, attention_mask=mask).last_hidden_state
         return T5Prefix(self.dropout(memory), mask)
 
-    def _decode(self, prefix: T5Prefix, tokens: Tensor, cache: Any) -> Tensor:
+    def hidden_states(self, prefix: T5Prefix, tokens: Tensor) -> Tensor:
         return self.model.decoder(
             inputs_embeds=self.dropout(self.model.shared(tokens)),
             encoder_hidden_states=prefix.memory,
             encoder_attention_mask=prefix.mask,
-            past_key_values=cache,
-            use_cache=cache is not None,
+            use_cache=False,
         ).last_hidden_state
 
-    def hidden_states(self, prefix: T5Prefix, tokens: Tensor) -> Tensor:
-        return self._decode(prefix, tokens, None)
+    def start(self, prefix: T5Prefix) -> DecoderState:
+        return DecoderState(self.model.decoder, prefix.memory, prefix.mask)
 
-    def start(self, prefix: T5Prefix) -> T5State:
-        from transformers import DynamicCache, EncoderDecoderCache
+    def step(self, state: DecoderState, tokens: Tensor) -> Tensor:
+        return state.step(self.model.shared(tokens))
 
-        return T5State(prefix, EncoderDecoderCache(DynamicCache(), DynamicCache()))
-
-    def step(self, state: T5State, tokens: Tensor) -> Tensor:
-        return self._decode(state.prefix, tokens[:, None], state.cache)[:, 0]
-
-    def reorder(self, state: T5State, index: Tensor) -> None:
-        state.cache.reorder_cache(index)
-        state.prefix = T5Prefix(state.prefix.memory[index], state.prefix.mask[index])
+    def reorder(self, state: DecoderState, index: Tensor) -> None:
+        state.reorder(index)
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.model.lm_head(self.dropout(hidden))

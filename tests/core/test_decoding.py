@@ -14,7 +14,11 @@ from tests.tiny import tiny_git, tiny_t5
 def language_model(request: pytest.FixtureRequest) -> LanguageModel:
     torch.manual_seed(0)
     models = {"t5": tiny_t5, "t5_lora": lambda: tiny_t5("lora"), "git": tiny_git}
-    return models[request.param]().eval()
+    language_model: LanguageModel = models[request.param]().eval()
+    for name, parameter in language_model.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(parameter, std=0.3)  # as they start, adapters do nothing
+    return language_model
 
 
 def prefix_of(lm: LanguageModel, prompts: int = 5) -> object:
@@ -49,6 +53,14 @@ def test_greedy_takes_the_likeliest_word_each_time(language_model: LanguageModel
             if tokens[position - 1] == language_model.eos_id and position > 1:
                 break
             assert token == int(logits[row, position - 1].argmax())
+
+
+@torch.no_grad()
+def test_cache_has_room_for_any_length(language_model: LanguageModel) -> None:
+    prefix, tokens = prefix_of(language_model, 2), torch.randint(3, 200, (2, 70))
+    state = language_model.start(prefix)
+    stepped = torch.stack([language_model.step(state, column) for column in tokens.unbind(1)], dim=1)
+    torch.testing.assert_close(stepped, language_model.hidden_states(prefix, tokens), atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
