@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from datamodules.base import ImageSamples
@@ -137,14 +136,3 @@ def test_a_shard_cut_short_while_in_use_is_named(toy: Path, tmp_path: Path) -> N
     os.truncate(next(folder.glob("*.tar")), 3000)
     with pytest.raises(ShardError, match=r"shard-00000\.tar, toy_test_\d: the shard was cut short"):
         list(batches)
-
-
-def test_too_few_images_for_a_batch(toy: Path) -> None:
-    with pytest.raises(ValueError, match="24 training images are less than one global batch of 30 x 1"):
-        toy_narratives(toy, batch_size=30).train_dataloader()
-
-
-def test_blank_images_are_blank(toy: Path) -> None:
-    batch = next(iter(toy_narratives(toy, blank_images=True).train_dataloader()))
-    assert not batch.images.any()
-    assert torch.equal(batch.sizes, next(iter(toy_narratives(toy).train_dataloader())).sizes)
