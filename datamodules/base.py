@@ -47,7 +47,24 @@ class ImageSamples:
         return Sample(record["__key__"], view, self.questions(record, view, rng))
 
 
-class ShardDataModule(L.LightningDataModule, ABC):
+class EvaluationLoaders(L.LightningDataModule, ABC):
+    """A data module whose loaders outside training differ in the split only."""
+
+    def val_dataloader(self) -> PlannedLoader:
+        return self.evaluation_loader("val")
+
+    def test_dataloader(self) -> PlannedLoader:
+        return self.evaluation_loader("test")
+
+    def predict_dataloader(self) -> PlannedLoader:
+        return self.evaluation_loader("test")
+
+    @abstractmethod
+    def evaluation_loader(self, split: str) -> PlannedLoader:
+        """Every sample of "val" or "test" once, as written."""
+
+
+class ShardDataModule(EvaluationLoaders):
     """Base class of the data modules of one data set.
 
     train_shards, val_shards, test_shards: folders that `pixel-llm prepare` wrote, any number of each.
@@ -112,16 +129,7 @@ class ShardDataModule(L.LightningDataModule, ABC):
         plan = Plan([[len(i) for _, i in shards]], seed=self.seed, samples=self.samples_per_epoch)
         return make_loader(self, [self], [shards], plan, training=True)
 
-    def val_dataloader(self) -> PlannedLoader:
-        return self._evaluation_loader("val")
-
-    def test_dataloader(self) -> PlannedLoader:
-        return self._evaluation_loader("test")
-
-    def predict_dataloader(self) -> PlannedLoader:
-        return self._evaluation_loader("test")
-
-    def _evaluation_loader(self, split: str) -> PlannedLoader:
+    def evaluation_loader(self, split: str) -> PlannedLoader:
         shards = self.shards(split)
         return make_loader(self, [self], [shards], Plan([[len(i) for _, i in shards]], seed=None), training=False)
 

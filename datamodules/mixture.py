@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-import lightning as L
-
-from datamodules.base import ShardDataModule, make_loader
+from datamodules.base import EvaluationLoaders, ShardDataModule, make_loader
 from datamodules.loader import PlannedLoader
 from datamodules.plan import Plan
 
 
-class MixtureDataModule(L.LightningDataModule):
+class MixtureDataModule(EvaluationLoaders):
     """Draws training images from several data modules.
 
     sources: the data modules; they must agree on tokenizer and image size. Their own batch_size, num_workers, seed
@@ -53,16 +51,7 @@ class MixtureDataModule(L.LightningDataModule):
         )
         return make_loader(self, self.sources, shards, plan, training=True)
 
-    def val_dataloader(self) -> PlannedLoader:
-        return self._evaluation_loader("val")
-
-    def test_dataloader(self) -> PlannedLoader:
-        return self._evaluation_loader("test")
-
-    def predict_dataloader(self) -> PlannedLoader:
-        return self._evaluation_loader("test")
-
-    def _evaluation_loader(self, split: str) -> PlannedLoader:
+    def evaluation_loader(self, split: str) -> PlannedLoader:
         source: Sequence[ShardDataModule] = self.sources[:1]
         shards = [source[0].shards(split)]
         plan = Plan([[len(index) for _, index in shards[0]]], seed=None)
