@@ -5,7 +5,6 @@ project's own. The package lightning installs no command of that name itself, bu
 ours are handed on to whoever else offers a console script called `lightning`.
 """
 
-import gc
 import os
 import sys
 from collections.abc import Callable
@@ -59,10 +58,8 @@ def _usage() -> str:
 
 
 def _trainer() -> int:
-    gc.disable()  # imports make objects by the hundred thousand and no garbage; collecting takes 0.7 s of 5
     from pixel_llm.trainer_cli import run
 
-    gc.enable()
     return guarded(run)
 
 
