@@ -1,4 +1,4 @@
-"""Writes what a test found to files: the figures, and every prediction."""
+"""Writes what a test or a prediction run found to files: the figures, and every prediction."""
 
 import json
 import os
@@ -14,9 +14,10 @@ from pixel_llm.structures import Batch, Prediction
 
 
 class TestReport(L.Callback):
-    """After `lightning test`, writes NAME.json (the metrics) and NAME.jsonl (a prediction a line) into the log folder.
+    """Writes into the log folder: NAME.json (the metrics) and NAME.jsonl (a prediction a line) after `lightning test`,
+    and predictions.jsonl after `lightning predict`.
 
-    name: of the two files. Boxes in the predictions are x0 y0 x1 y1 in pixels of the original image.
+    name: NAME. Boxes in the predictions are x0 y0 x1 y1 in pixels of the original image.
     """
 
     __test__ = False  # no test of pytest's
@@ -25,27 +26,39 @@ class TestReport(L.Callback):
         self.name = name
         self._rows: dict[str, str] = {}
 
-    def on_test_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._rows = {}
-
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: Any
     ) -> None:
-        predictions: Sequence[Prediction] = outputs["predictions"] if outputs else []
-        for prediction, reference in zip(predictions, batch.references, strict=bool(predictions)):
-            if reference is not None:
-                self._rows[prediction.key] = json.dumps(asdict(prediction), ensure_ascii=False)
+        self._collect(outputs["predictions"] if outputs else [], batch)
+
+    def on_predict_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: Any
+    ) -> None:
+        self._collect(outputs or [], batch)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        rows = gather_rows(self._rows)
-        if not trainer.is_global_zero:
-            return
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
         figures = {name.removeprefix("test/"): float(value) for name, value in trainer.callback_metrics.items()}
-        (folder / f"{self.name}.json").write_text(json.dumps(figures, indent=1) + "\n")
-        files = [f"{self.name}.json"]
-        if rows:
-            (folder / f"{self.name}.jsonl").write_text("".join(f"{row}\n" for row in rows.values()))
-            files.append(f"{self.name}.jsonl")
-        print(*(f"written: {os.path.relpath(folder / file)}" for file in files), sep="\n")
+        if trainer.is_global_zero:
+            _write(trainer, f"{self.name}.json", json.dumps(figures, indent=1) + "\n")
+        self._write_predictions(trainer, f"{self.name}.jsonl")
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._write_predictions(trainer, "predictions.jsonl")
+
+    def _collect(self, predictions: Sequence[Prediction], batch: Batch) -> None:
+        for prediction, reference in zip(predictions, batch.references, strict=bool(predictions)):
+            if reference is not None:  # else the sample only fills up the last batch
+                self._rows[prediction.key] = json.dumps(asdict(prediction), ensure_ascii=False)
+
+    def _write_predictions(self, trainer: L.Trainer, name: str) -> None:
+        rows = gather_rows(self._rows)
+        self._rows = {}
+        if rows and trainer.is_global_zero:
+            _write(trainer, name, "".join(f"{row}\n" for row in rows.values()))
+
+
+def _write(trainer: L.Trainer, name: str, text: str) -> None:
+    file = Path(trainer.log_dir or trainer.default_root_dir) / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    print(f"written: {os.path.relpath(file)}")
