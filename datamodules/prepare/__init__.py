@@ -1,0 +1,1 @@
+"""From raw annotations and images to shards, and the toy world that writes raw annotations."""

@@ -1,0 +1,1 @@
+"""The networks: one file for each component of the paper, `pixel_llm.py` puts them together."""

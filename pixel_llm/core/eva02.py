@@ -10,13 +10,12 @@ from pixel_llm.core.image_encoder import CLIP_MEAN, CLIP_STD, ImageEncoder
 class EVA02(ImageEncoder):
     """EVA-02; float[B, 3, H, W] -> float[B, width, H // patch, W // patch].
 
-    Pixels beyond the last whole patch are cut off at the bottom and the right. The class token takes part in
-    the attention and is dropped at the end, after the final LayerNorm.
+    Pixels beyond the last whole patch are cut off at the bottom and the right. The class token takes part in the
+    attention and is dropped at the end, after the final LayerNorm.
 
-    pretrained_grid: side of the patch grid that the position table is stored for; resampled for other
-        canvases.
-    rescale_rope: stretch rotary positions to the pretrained grid, as the pretrained weights expect; False
-        counts patches instead, as the published PixelLLM does.
+    pretrained_grid: side of the patch grid that the position table is stored for; resampled for other canvases.
+    rescale_rope: stretch rotary positions to the pretrained grid, as the pretrained weights expect; False counts
+        patches instead, as the published PixelLLM does.
     mlp_norm_eps: of the LayerNorm inside the feed-forwards; the published PixelLLM has 1e-5 there.
     drop_path: stochastic depth, growing linearly to this rate at the last block.
     """

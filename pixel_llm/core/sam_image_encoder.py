@@ -26,13 +26,11 @@ _CPU_PART, _GPU_PART = 2**21, 2**27
 class SamImageEncoder(ImageEncoder):
     """SAM's ViT; float[B, 3, H, W] -> float[B, output_channels, H / patch, W / patch].
 
-    image_size: side of the canvas that the position tables are stored for; the input may have another size,
-        of which the patch grid takes as many whole patches as fit.
-    global_blocks: indices of the blocks that attend to the whole image; the others to windows of `window`
-        patches.
-    drop_path: stochastic depth, growing linearly to this rate at the last block. It is active in training
-        even where the encoder is frozen: the published PixelLLM trained so (with 0.5). 0 is what one would
-        expect.
+    image_size: side of the canvas that the position tables are stored for; the input may have another size, of
+        which the patch grid takes as many whole patches as fit.
+    global_blocks: indices of the blocks that attend to the whole image; the others to windows of `window` patches.
+    drop_path: stochastic depth, growing linearly to this rate at the last block. It is active in training even where
+        the encoder is frozen: the published PixelLLM trained so (with 0.5). 0 is what one would expect.
     """
 
     def __init__(

@@ -1,0 +1,1 @@
+"""Metrics of words and places, as torchmetrics classes and the functions that they sum up."""

@@ -1,0 +1,1 @@
+"""LightningModules: one for each task, with its targets, loss and metrics."""
