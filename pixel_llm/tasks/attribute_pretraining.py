@@ -44,16 +44,7 @@ class AttributePretraining(Task):
         self.cell_reader = nn.Linear(core.tuned_encoder.channels, answers)
         self.token_reader = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, answers))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._step(batch, "train")
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step(batch, "val")
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step(batch, "test")
-
-    def _step(self, batch: Batch, stage: str) -> Tensor:
+    def loss(self, batch: Batch, stage: str) -> Tensor:
         features = self.core.encode_images(batch.images, batch.sizes)
         images = torch.arange(len(batch.keys), device=features.fused.device)
         whole = torch.tensor([0.0, 0.0, 1.0, 1.0], device=images.device).expand(len(images), 4)
@@ -77,14 +68,12 @@ class AttributePretraining(Task):
         coverage = F.binary_cross_entropy_with_logits(covered[..., 0], hit.float())
         distance = ((boxes[hit] + 1) / 2 - batch.prompts.boxes[mine]).abs().mean(-1)
         box = distance.sum() / mean_count(hit)
-        attributes = [
-            masked_mean(F.cross_entropy(logits[hit], labels[:, i], ignore_index=-1, reduction="none"), labels[:, i] >= 0)
-            for i, logits in enumerate(kinds)
-        ]
-        right = []
-        for i, logits in enumerate(kinds):
-            known = labels[:, i] >= 0
-            right.append(((logits[hit].argmax(-1) == labels[:, i]) & known).sum() / known.sum().clamp(min=1))
+        attributes, right = [], []
+        for kind, logits in enumerate(kinds):
+            label, logits = labels[:, kind], logits[hit]
+            known = label >= 0
+            attributes.append(masked_mean(F.cross_entropy(logits, label, ignore_index=-1, reduction="none"), known))
+            right.append(((logits.argmax(-1) == label) & known).sum() / known.sum().clamp(min=1))
         return _Loss(coverage + self.box_weight * box + torch.stack(attributes).mean(), box.detach(), right)
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from pixel_llm.core.language_model import LanguageModel
+from pixel_llm.structures import Batch
 from pixel_llm.tasks.optimizer import AdamWSchedule
 from pixel_llm.weights.start import StartingWeights
 from pixel_llm.weights.tensors import check_fit
@@ -37,6 +38,19 @@ class Task(L.LightningModule):
         """ValueError with one line for a checkpoint of another size."""
         if "state_dict" in checkpoint:  # a sharded one is loaded piece by piece
             check_fit(self, checkpoint["state_dict"], str(self.trainer.ckpt_path))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Any:
+        return self.loss(batch, "train")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Any:
+        self.loss(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Any:
+        self.loss(batch, "test")
+
+    def loss(self, batch: Batch, stage: str) -> torch.Tensor:
+        """The loss of a batch, logged under "train", "val" or "test"; tasks that measure more have their own steps."""
+        raise NotImplementedError
 
     def configure_optimizers(self) -> Any:
         total = int(self.trainer.estimated_stepping_batches)

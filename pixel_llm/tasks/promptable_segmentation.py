@@ -23,16 +23,7 @@ class PromptableSegmentation(Task):
     def __init__(self, core: Sam, optimizer: AdamWSchedule) -> None:
         super().__init__(core, optimizer)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._step(batch, "train")
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step(batch, "val")
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step(batch, "test")
-
-    def _step(self, batch: Batch, stage: str) -> Tensor:
+    def loss(self, batch: Batch, stage: str) -> Tensor:
         truth, index = batch.masks, batch.prompts.image_index
         assert truth is not None
         masks, iou = self.core(batch.images, batch.sizes, self._prompt_tokens(batch), index)

@@ -18,13 +18,7 @@ class TextPretraining(Task):
     def __init__(self, core: LanguageModel, optimizer: AdamWSchedule) -> None:
         super().__init__(core, optimizer)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._step(batch, "train")
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step(batch, "val")
-
-    def _step(self, batch: Batch, stage: str) -> Tensor:
+    def loss(self, batch: Batch, stage: str) -> Tensor:
         assert batch.targets is not None
         tokens = batch.targets.tokens
         nothing = torch.zeros(len(tokens), 0, self.core.visual_width, device=tokens.device)

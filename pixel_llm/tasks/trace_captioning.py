@@ -1,11 +1,8 @@
 """Trace captioning on Localized Narratives: every word of the caption with its place (Section 3.3)."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from pixel_llm.core.decoding import DecodingRule
 from pixel_llm.core.pixel_llm import PixelLLM
 from pixel_llm.losses import (
     Normalisation,
@@ -14,28 +11,25 @@ from pixel_llm.losses import (
     supervised_tokens,
     trace_caption_loss,
 )
-from pixel_llm.metrics.captions import CaptionMetrics
 from pixel_llm.metrics.lbm import LocalBipartiteMatching
 from pixel_llm.metrics.object_words import ObjectWordsInside
 from pixel_llm.metrics.point_l1 import PointL1
 from pixel_llm.structures import Batch, Prediction, Reference, TokenOutputs
-from pixel_llm.tasks.base import Task
+from pixel_llm.tasks.captioning import Captioning
 from pixel_llm.tasks.optimizer import AdamWSchedule
-from pixel_llm.tasks.words import boxes_of_words, predictions
+from pixel_llm.tasks.words import boxes_of_words
 from pixel_llm.weights.start import StartingWeights
 
 
-class TraceCaptioning(Task):
+class TraceCaptioning(Captioning):
     """Learns words and their locations together, by Equation 4.
 
     location_weight: lambda, on distances in pixels of the canvas.  normalisation: see `trace_caption_loss`.
-    label_smoothing: see `pixel_llm.losses`.  max_tokens, beams: of decoding in tests and predictions.
+    Other arguments: see `Captioning`.
 
     Locations are scored by controlled trace generation: the model reads the true caption and places its words.
     Captions are scored on what it writes by itself.
     """
-
-    core: PixelLLM
 
     def __init__(
         self,
@@ -48,17 +42,14 @@ class TraceCaptioning(Task):
         max_tokens: int = 128,
         beams: int = 1,
     ) -> None:
-        super().__init__(core, optimizer, weights)
+        super().__init__(core, optimizer, weights, label_smoothing, max_tokens, beams)
         self.location_weight, self.normalisation = location_weight, normalisation
-        self.label_smoothing = label_smoothing
-        self.rule = DecodingRule(max_tokens, beams)
         self.lbm_k0, self.lbm_k1 = LocalBipartiteMatching(k=0), LocalBipartiteMatching(k=1)
         self.point_l1 = PointL1()
         self.object_words = ObjectWordsInside()
-        self.caption_metrics = CaptionMetrics()
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._loss(batch, self.trace(batch), "train")
+    def loss(self, batch: Batch, stage: str) -> Tensor:
+        return self._loss(batch, self.trace(batch), stage)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         outputs = self.trace(batch)
@@ -70,29 +61,11 @@ class TraceCaptioning(Task):
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Prediction]]:
         self._score_locations(batch, self.trace(batch))
-        predicted = self.predict_step(batch, batch_idx)
-        self._score_captions(predicted, batch)
-        return {"predictions": predicted}
-
-    def _score_captions(self, predicted: list[Prediction], batch: Batch) -> None:
-        for prediction, reference in zip(predicted, batch.references, strict=True):
-            if reference is not None:
-                truth = [[reference.caption, *reference.alternatives]]
-                self.caption_metrics.update([reference.key], [prediction.caption], truth)
+        return super().test_step(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
         self._log_location_scores("test")
-        self.log_dict({f"test/{name}": value for name, value in self.caption_metrics.compute().items()})
-        self.caption_metrics.reset()
-
-    @torch.no_grad()
-    def predict_step(self, batch: Batch, batch_idx: int, *_: Any) -> list[Prediction]:
-        """One caption with located words for each prompt of the batch."""
-        features = self.core.encode_images(batch.images, batch.sizes)
-        generation = self.core.generate(features, batch.prompts, self.rule)
-        index = batch.prompts.image_index
-        keys = [r.key if r else batch.keys[i] for r, i in zip(batch.references, index.tolist(), strict=True)]
-        return predictions(generation, keys, index, batch.original_sizes, self.tokenizer)
+        super().on_test_epoch_end()
 
     def trace(self, batch: Batch) -> TokenOutputs:
         """Controlled trace generation: the model reads the true captions and places their tokens."""

@@ -1,0 +1,58 @@
+"""What captioning tasks share: writing by themselves, and scoring what they wrote."""
+
+from typing import Any
+
+import torch
+
+from pixel_llm.core.decoding import DecodingRule
+from pixel_llm.core.pixel_llm import PixelLLM
+from pixel_llm.metrics.captions import CaptionMetrics
+from pixel_llm.structures import Batch, Prediction
+from pixel_llm.tasks.base import Task
+from pixel_llm.tasks.optimizer import AdamWSchedule
+from pixel_llm.tasks.words import predictions
+from pixel_llm.weights.start import StartingWeights
+
+
+class Captioning(Task):
+    """Base class of the tasks in which a PixelLLM writes captions.
+
+    label_smoothing: see `pixel_llm.losses`.  max_tokens, beams: of decoding in tests and predictions.
+    """
+
+    core: PixelLLM
+
+    def __init__(
+        self,
+        core: PixelLLM,
+        optimizer: AdamWSchedule,
+        weights: StartingWeights | None,
+        label_smoothing: float,
+        max_tokens: int,
+        beams: int,
+    ) -> None:
+        super().__init__(core, optimizer, weights)
+        self.label_smoothing = label_smoothing
+        self.rule = DecodingRule(max_tokens, beams)
+        self.caption_metrics = CaptionMetrics()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Prediction]]:
+        predicted = self.predict_step(batch, batch_idx)
+        for prediction, reference in zip(predicted, batch.references, strict=True):
+            if reference is not None:
+                truth = [[reference.caption, *reference.alternatives]]
+                self.caption_metrics.update([reference.key], [prediction.caption], truth)
+        return {"predictions": predicted}
+
+    def on_test_epoch_end(self) -> None:
+        self.log_dict({f"test/{name}": value for name, value in self.caption_metrics.compute().items()})
+        self.caption_metrics.reset()
+
+    @torch.no_grad()
+    def predict_step(self, batch: Batch, batch_idx: int, *_: Any) -> list[Prediction]:
+        """One caption with located words for each prompt of the batch."""
+        features = self.core.encode_images(batch.images, batch.sizes)
+        generation = self.core.generate(features, batch.prompts, self.rule)
+        index = batch.prompts.image_index
+        keys = [r.key if r else batch.keys[i] for r, i in zip(batch.references, index.tolist(), strict=True)]
+        return predictions(generation, keys, index, batch.original_sizes, self.tokenizer)
