@@ -38,8 +38,7 @@ class TestReport(L.Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         figures = {name.removeprefix("test/"): float(value) for name, value in trainer.callback_metrics.items()}
-        if trainer.is_global_zero:
-            _write(trainer, f"{self.name}.json", json.dumps(figures, indent=1) + "\n")
+        _write(trainer, f"{self.name}.json", json.dumps(figures, indent=1) + "\n")
         self._write_predictions(trainer, f"{self.name}.jsonl")
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -53,12 +52,14 @@ class TestReport(L.Callback):
     def _write_predictions(self, trainer: L.Trainer, name: str) -> None:
         rows = gather_rows(self._rows)
         self._rows = {}
-        if rows and trainer.is_global_zero:
+        if rows:
             _write(trainer, name, "".join(f"{row}\n" for row in rows.values()))
 
 
 def _write(trainer: L.Trainer, name: str, text: str) -> None:
-    file = Path(trainer.log_dir or trainer.default_root_dir) / name
+    file = Path(trainer.log_dir or trainer.default_root_dir) / name  # a broadcast: every process has to ask
+    if not trainer.is_global_zero:
+        return
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
     print(f"written: {os.path.relpath(file)}")

@@ -48,10 +48,10 @@ class TracePictures(L.Callback):
     @torch.no_grad()
     def _draw(self, trainer: L.Trainer, pl_module: L.LightningModule, name: str) -> None:
         batch = self._batch
+        folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"  # a broadcast: every process has to ask
         if batch is None or not trainer.is_global_zero:
             return
         predicted = pl_module.predict_step(batch, 0)
-        folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
         folder.mkdir(parents=True, exist_ok=True)
         for image, prompt in enumerate(_first_prompts(batch, self.images)):
             reference = batch.references[prompt]
