@@ -1,6 +1,7 @@
 """Tiny trainings that several tests share: through a Trainer, or from a YAML through the command line."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -96,11 +97,23 @@ def write_config(path: Path, config: dict[str, Any]) -> Path:
     return path
 
 
-def command(*arguments: object, **settings: Any) -> subprocess.CompletedProcess[str]:
-    """`pixel-llm ARGUMENTS` as a process of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def start(*arguments: object) -> subprocess.Popen[str]:
+    """`pixel-llm ARGUMENTS` as a process group of its own, on one thread."""
     line = [sys.executable, "-m", "pixel_llm", *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, env=environment, timeout=300, **settings)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(line, env=environment, start_new_session=True, **pipes)
+
+
+def command(*arguments: object, timeout: float = 200) -> subprocess.CompletedProcess[str]:
+    """The same, and what became of it; TimeoutExpired after so many seconds, when nothing is left of it."""
+    process = start(*arguments)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def tiny_task(dropout: float = 0.0, **changes: Any) -> TraceCaptioning:
@@ -155,10 +168,11 @@ def fit(
     folder: Path,
     steps: int,
     callbacks: Sequence[L.Callback] = (),
+    ckpt_path: Path | None = None,
     **settings: Any,
 ) -> list[float]:
-    """Train with seed 0, and return the loss of every step."""
+    """Train with seed 0, maybe on from a checkpoint, and return the loss of every step."""
     losses = Losses()
     L.seed_everything(0)
-    tiny_trainer(folder, steps, [losses, *callbacks], **settings).fit(task, data)
+    tiny_trainer(folder, steps, [losses, *callbacks], **settings).fit(task, data, ckpt_path=ckpt_path)
     return losses.values
