@@ -6,7 +6,6 @@ BIN := $(VENV)/bin
 GOLDEN ?=
 SPLITS := train val test test_unseen_pairs
 export PATH := $(abspath $(BIN)):$(PATH)
-export PYTHONWARNINGS ?= ignore::FutureWarning,ignore::DeprecationWarning
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
