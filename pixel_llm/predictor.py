@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from datamodules.samples import Question, Sample, collate
 from datamodules.tokenizer import Tokenizer
 from datamodules.views import decode_jpeg, whole_view
-from pixel_llm.core.pixel_llm import PixelLLM
 from pixel_llm.drawing import Panel, draw_traces
 from pixel_llm.structures import Batch, Prediction, Reference
 from pixel_llm.tasks.base import Task
+from pixel_llm.tasks.captioning import Captioning
 from pixel_llm.tasks.words import predictions
 from pixel_llm.weights.checkpoint import find_checkpoint, read_checkpoint
 from pixel_llm.weights.tensors import load_tensors
@@ -37,7 +37,10 @@ class Predictor:
         path = find_checkpoint(Path(checkpoint))
         content = read_checkpoint(path)
         config = yaml.safe_load(content["config"])
-        self.task = build_task(config["model"])
+        task = build_task(config["model"])
+        if not isinstance(task, Captioning):
+            raise ValueError(f"{path}: a model of {type(task).__name__} does not write captions")
+        self.task = task
         tokenizer = next((v["tokenizer"] for v in content.values() if isinstance(v, dict) and "tokenizer" in v), None)
         if tokenizer is None:
             raise ValueError(f"{path}: holds no tokenizer")
@@ -47,18 +50,12 @@ class Predictor:
         load_tensors(self.task, content["state_dict"], str(path))
         self.task.eval().to(self.device)
 
-    @property
-    def core(self) -> PixelLLM:
-        if not isinstance(self.task.core, PixelLLM):
-            raise ValueError(f"a checkpoint of {type(self.task).__name__} does not write captions")
-        return self.task.core
-
     @torch.no_grad()
     def caption(self, image: bytes, name: str = "image") -> Prediction:
         """Say what is in an image (the bytes of its file), with the place of every word in its pixels."""
         batch = self._batch(image, name)
-        features = self.core.encode_images(batch.images, batch.sizes)
-        generation = self.core.generate(features, batch.prompts, self.task.rule)  # type: ignore[arg-type]
+        features = self.task.core.encode_images(batch.images, batch.sizes)
+        generation = self.task.core.generate(features, batch.prompts, self.task.rule)
         index = batch.prompts.image_index
         return predictions(generation, [name], index, batch.original_sizes, self.tokenizer)[0]
 

@@ -32,9 +32,13 @@ class SaveConfig(SaveConfigCallback):
 
 
 class PixelLLMCLI(LightningCLI):
-    """The `fit`, `validate`, `test` and `predict` commands."""
+    """The `fit`, `validate`, `test` and `predict` commands. Configurations may name classes of a few packages only."""
 
     def __init__(self, **settings: Any) -> None:
+        set_parsing_settings(
+            import_path_denylist=["*"],
+            import_path_allowlist=["pixel_llm", "datamodules", "callbacks", "lightning", "torch"],
+        )
         super().__init__(
             L.LightningModule,
             L.LightningDataModule,
@@ -73,10 +77,6 @@ def silence() -> None:
 
 
 def run() -> None:
-    """Parse the command line and run the verb. Configurations may name classes of these packages only."""
-    set_parsing_settings(
-        import_path_denylist=["*"],
-        import_path_allowlist=["pixel_llm", "datamodules", "callbacks", "lightning", "torch"],
-    )
+    """Parse the command line and run the verb."""
     silence()
     PixelLLMCLI()

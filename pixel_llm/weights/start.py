@@ -54,7 +54,7 @@ class StartingWeights:
 
     def _load_tuned_encoder(self, model: PixelLLM, path: str) -> None:
         if path.endswith(".ckpt"):
-            load_parts(path, {"core.encoder.": model.tuned_encoder})
+            load_parts(path, {"core.tuned_encoder.": model.tuned_encoder})
         elif isinstance(model.tuned_encoder, EVA02):
             load_eva02(model.tuned_encoder, path)
         else:
