@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.runs import command, tiny_config, write_config
 from tests.tiny import toy_shards
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -27,3 +28,13 @@ def shared() -> Path:
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy world of a few images: raw/, shards narratives_*/ and instances_*/, tokenizer/. To be read only."""
     return toy_shards(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training of two steps on `toy`, with what it said in `stderr`. To be read only."""
+    folder = tmp_path_factory.mktemp("tiny")
+    done = command("fit", "--config", write_config(folder / "config.yaml", tiny_config(toy, folder / "run", steps=2)))
+    assert done.returncode == 0, done.stderr
+    (folder / "run/stderr").write_text(done.stderr)
+    return folder / "run"

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from pixel_llm import cli
-from tests.runs import CORE, command, tiny_config, write_config
+from tests.runs import CORE, tiny_config, write_config
 
 Config = dict[str, Any]
 
@@ -27,16 +27,6 @@ def _alone(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
     monkeypatch.setenv("PATH", "")
     yield
     jsonargparse.set_parsing_settings(import_path_denylist=[], import_path_allowlist=[])
-
-
-@pytest.fixture(scope="module")
-def trained(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of two steps."""
-    folder = tmp_path_factory.mktemp("trained")
-    done = command("fit", "--config", write_config(folder / "config.yaml", tiny_config(toy, folder / "run", steps=2)))
-    assert done.returncode == 0, done.stderr
-    (folder / "run/stderr").write_text(done.stderr)
-    return folder / "run"
 
 
 def put(path: str, value: object) -> Callable[[Config], None]:
@@ -77,8 +67,8 @@ def own_lines(said: str) -> list[str]:
     return [line for line in said.splitlines() if line.strip() and "exists and is not empty" not in line]
 
 
-def test_training_says_nothing_that_nobody_can_act_on(trained: Path) -> None:
-    said = (trained / "stderr").read_text()
+def test_training_says_nothing_that_nobody_can_act_on(tiny_run: Path) -> None:
+    said = (tiny_run / "stderr").read_text()
     assert "LeafSpec" not in said
     assert "eval mode" not in said
 
@@ -145,8 +135,8 @@ def test_a_file_that_is_no_checkpoint_is_named(run: Run, tmp_path: Path, verb: s
 
 
 @pytest.mark.parametrize("verb", ["fit", "test"])
-def test_a_checkpoint_of_another_size_is_named(run: Run, trained: Path, verb: str) -> None:
-    checkpoint = trained / "checkpoints/last.ckpt"
+def test_a_checkpoint_of_another_size_is_named(run: Run, tiny_run: Path, verb: str) -> None:
+    checkpoint = tiny_run / "checkpoints/last.ckpt"
     for changed, reason in (
         ({"query_tokens": 8}, "another size: core.prompt_feature_extractor.query_tokens has shape (4, 16), the"),
         ({"location_depth": 3}, "does not fit: lacks core.location_head.mlp.layers.2.bias, "),
@@ -166,8 +156,8 @@ def test_last_begins_anew_for_a_training_but_not_for_an_evaluation(run: Run) -> 
     assert run("fit", "--ckpt_path", "last")[0] == 0
 
 
-def test_the_command_line_beats_the_checkpoint(run: Run, trained: Path, tmp_path: Path) -> None:
-    code, said = run("fit", "--ckpt_path", trained / "checkpoints/last.ckpt", "--trainer.max_steps", 3,
+def test_the_command_line_beats_the_checkpoint(run: Run, tiny_run: Path, tmp_path: Path) -> None:
+    code, said = run("fit", "--ckpt_path", tiny_run / "checkpoints/last.ckpt", "--trainer.max_steps", 3,
                      "--model.init_args.location_weight", 0.7)  # fmt: skip
     assert code == 0, said
     content = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)

@@ -1,0 +1,115 @@
+"""The callbacks, each in a short training or test of the toy world."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from PIL import Image
+from torch import Tensor
+
+from callbacks.nan_guard import NanGuard
+from callbacks.step_seed import StepSeed
+from callbacks.test_report import TestReport
+from callbacks.throughput import Throughput
+from callbacks.trace_pictures import TracePictures, true_words
+from pixel_llm.structures import Batch, Reference, Word
+from pixel_llm.tasks.trace_captioning import TraceCaptioning
+from tests.runs import fit, tiny_optimizer, tiny_task, tiny_trainer
+from tests.tiny import tiny_core, toy_narratives
+
+
+class NanAt(TraceCaptioning):
+    """Its loss is no number at the second step."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        self.seen = batch.keys
+        return loss * float("nan") if batch_idx == 1 else loss
+
+
+def test_a_loss_that_is_no_number_stops_and_names_its_samples(toy: Path, tmp_path: Path) -> None:
+    task = NanAt(tiny_core(), tiny_optimizer())
+    with pytest.raises(ValueError, match=r"^the loss is nan at step 2, on the samples ") as error:
+        fit(task, toy_narratives(toy), tmp_path, 4, [NanGuard()])
+    assert str(error.value).endswith(", ".join(task.seen))
+
+
+class Draws(L.Callback):
+    """What torch draws at the beginning of each step, after `noise` further draws in every step before."""
+
+    def __init__(self, noise: int) -> None:
+        self.noise, self.values = noise, []
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.values.append(torch.rand(1).item())
+        torch.rand(self.noise)
+
+
+def test_each_step_draws_the_same_whatever_was_drawn_before(toy: Path, tmp_path: Path) -> None:
+    seen = []
+    for noise, seed in ((0, 5), (17, 5), (0, 6)):
+        draws = Draws(noise)
+        trainer = L.Trainer(
+            accelerator="cpu", max_steps=3, logger=False, enable_checkpointing=False, limit_val_batches=0,
+            enable_progress_bar=False, enable_model_summary=False, callbacks=[StepSeed(), draws],
+        )  # fmt: skip
+        L.seed_everything(seed)
+        trainer.fit(tiny_task(), toy_narratives(toy))
+        seen.append(draws.values)
+    assert seen[0] == seen[1]
+    assert len({*seen[0], *seen[2]}) == 6
+
+
+def test_throughput_is_logged(toy: Path, tmp_path: Path) -> None:
+    logged: dict[str, Tensor] = {}
+
+    class Read(L.Callback):
+        def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            logged.update(trainer.callback_metrics)
+
+    fit(tiny_task(), toy_narratives(toy), tmp_path, 4, [Throughput(every_n_steps=2), Read()])
+    speed = {name: value.item() for name, value in logged.items() if name.startswith("speed/")}
+    assert speed.keys() == {"speed/images_per_second", "speed/tokens_per_second", "speed/data_wait"}
+    assert 0 <= speed["speed/data_wait"] <= 1
+    assert speed["speed/tokens_per_second"] > 4 * speed["speed/images_per_second"] > 0
+
+
+def test_pictures_are_drawn_when_they_are_due(toy: Path, tmp_path: Path) -> None:
+    pictures = TracePictures(images=2, every_n_steps=4)
+    settings = {"limit_val_batches": 1, "val_check_interval": 2, "check_val_every_n_epoch": None}
+    fit(tiny_task(), toy_narratives(toy), tmp_path, 6, [pictures], **settings)
+    files = sorted((tmp_path / "pictures").iterdir())
+    assert [f.name for f in files] == [f"step_{s:06d}_{i}.png" for s in (2, 6) for i in (0, 1)]
+    for file in files:
+        with Image.open(file) as picture:
+            picture.load()
+            assert len(picture.getcolors(10**6)) > 20
+
+
+def test_true_words_are_in_pixels() -> None:
+    reference = Reference("k", "red sky", words=[(0, 3), (4, 7)], boxes=[(0.0, 0.5, 1.0, 1.0), None])
+    assert true_words(reference, (20, 40)) == [Word("red", (0.0, 10.0, 40.0, 20.0)), "sky"]
+
+
+def test_the_report_holds_figures_and_predictions(toy: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", "")  # no Java: faster
+    trainer = tiny_trainer(tmp_path, 1, [TestReport()], logger=CSVLogger(tmp_path, name="", version=""))
+    task, data = tiny_task(), toy_narratives(toy)
+    (logged,) = trainer.test(task, data, verbose=False)
+    figures = json.loads((tmp_path / "test.json").read_text())
+    assert figures == {name.removeprefix("test/"): pytest.approx(value) for name, value in logged.items()}
+    assert {"lbm_k0", "cider"} <= figures.keys()
+    rows = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
+    assert len({row["key"] for row in rows}) == len(rows) == 6
+    task.eval()
+    batch = next(iter(data.test_dataloader()))
+    for prediction in task.predict_step(batch, 0):
+        (row,) = [row for row in rows if row["key"] == prediction.key]
+        assert row["caption"] == prediction.caption
+        assert [w["box"] for w in row["words"]] == [pytest.approx(w.box, abs=1e-3) for w in prediction.words]
+    widest = max(word["box"][2] for row in rows for word in row["words"])
+    assert widest > 1  # pixels, not shares

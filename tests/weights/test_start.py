@@ -1,0 +1,152 @@
+"""Starting weights out of the checkpoints of earlier stages: bitwise, and one line for what does not fit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pixel_llm.core.build import pixel_llm
+from pixel_llm.core.conv_encoder import ConvEncoder
+from pixel_llm.core.pixel_llm import PixelLLM
+from pixel_llm.core.sam import Sam
+from pixel_llm.tasks.attribute_pretraining import AttributePretraining
+from pixel_llm.tasks.base import Task
+from pixel_llm.tasks.promptable_segmentation import PromptableSegmentation
+from pixel_llm.tasks.text_pretraining import TextPretraining
+from pixel_llm.weights.start import StartingWeights
+from tests.runs import tiny_optimizer, tiny_task
+from tests.tiny import tiny_core, tiny_git, tiny_sam_encoder, tiny_t5
+
+
+def save(path: Path, task: Task) -> str:
+    """A checkpoint as Lightning lays it out, of weights that no model starts with."""
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for parameter in task.parameters():
+            parameter.normal_()
+    torch.save({"state_dict": task.state_dict(), "epoch": 3, "global_step": 9}, path)
+    return str(path)
+
+
+def snapshot(core: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in core.state_dict().items()}
+
+
+def loaded(core: PixelLLM, before: dict[str, torch.Tensor]) -> set[str]:
+    """Names of the components in which anything changed."""
+    return {name.split(".")[0] for name, value in core.state_dict().items() if not torch.equal(value, before[name])}
+
+
+def equal(one: nn.Module, other: nn.Module) -> bool:
+    ours, theirs = one.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_sam_from_promptable_segmentation(tmp_path: Path) -> None:
+    stage = PromptableSegmentation(Sam(tiny_sam_encoder(), decoder_depth=1, decoder_heads=2), tiny_optimizer())
+    path, core = save(tmp_path / "sam.ckpt", stage), tiny_core()
+    before = snapshot(core)
+    StartingWeights(sam=path).load(core)
+    assert equal(core.sam_encoder, stage.core.image_encoder)
+    assert equal(core.prompt_encoder, stage.core.prompt_encoder)
+    assert loaded(core, before) == {"sam_encoder", "prompt_encoder"}
+    assert not any(p.requires_grad for p in core.sam_encoder.parameters())
+
+
+def test_tuned_encoder_from_attribute_pretraining(tmp_path: Path) -> None:
+    """Its checkpoint holds a whole core, under `core.`, beside the readers."""
+    stage = AttributePretraining(tiny_core(), tiny_optimizer(), attributes=[3])
+    path, core = save(tmp_path / "attributes.ckpt", stage), tiny_core()
+    before = snapshot(core)
+    StartingWeights(tuned_encoder=path).load(core)
+    assert equal(core.tuned_encoder, stage.core.tuned_encoder)
+    assert loaded(core, before) == {"tuned_encoder"}
+
+
+def test_everything_from_attribute_pretraining(tmp_path: Path) -> None:
+    stage = AttributePretraining(tiny_core(), tiny_optimizer(), attributes=[3])
+    core = tiny_core()
+    StartingWeights(core=save(tmp_path / "attributes.ckpt", stage)).load(core)
+    assert equal(core, stage.core)
+
+
+def test_language_model_from_text_pretraining(tmp_path: Path) -> None:
+    for make in (tiny_t5, tiny_git):
+        stage = TextPretraining(make(), tiny_optimizer())
+        path, core = save(tmp_path / "text.ckpt", stage), tiny_core(make())
+        before = snapshot(core)
+        StartingWeights(language_model=path).load(core)
+        assert equal(core.language_model, stage.core)
+        assert loaded(core, before) == {"language_model"}
+
+
+def test_a_language_model_with_adapters_from_one_without(tmp_path: Path) -> None:
+    stage = TextPretraining(tiny_t5(), tiny_optimizer())
+    path, core = save(tmp_path / "text.ckpt", stage), tiny_core(tiny_t5("lora"))
+    StartingWeights(language_model=path).load(core)
+    visual, tokens = torch.randn(2, 3, 12), torch.randint(3, 200, (2, 5))
+    outputs = []
+    for model in (stage.core.eval(), core.language_model.eval()):
+        outputs.append(model.hidden_states(model.encode_prefix(visual, None), tokens))
+    torch.testing.assert_close(outputs[1], outputs[0])  # adapters start at nothing
+
+
+def test_parts_are_loaded_over_the_core(tmp_path: Path) -> None:
+    whole = tiny_task()
+    text = TextPretraining(tiny_t5(), tiny_optimizer())
+    core = tiny_core()
+    path = save(tmp_path / "whole.ckpt", whole)
+    other = save(tmp_path / "text.ckpt", text)
+    with torch.no_grad():
+        for parameter in text.parameters():
+            parameter += 1
+    torch.save({"state_dict": text.state_dict()}, other)
+    StartingWeights(core=path, language_model=other).load(core)
+    assert equal(core.language_model, text.core)
+    assert equal(core.prompt_feature_extractor, whole.core.prompt_feature_extractor)
+
+
+def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
+    stage = TextPretraining(tiny_t5(), tiny_optimizer())
+    text = save(tmp_path / "text.ckpt", stage)
+    for weights, message in (
+        (StartingWeights(sam=text), r"text\.ckpt: no tensor named core\.image_encoder\.\*"),
+        (StartingWeights(core=text), r"text\.ckpt: core\.\*: does not fit: lacks .* and \d+ more"),
+        (StartingWeights(sam=str(tmp_path / "none.ckpt")), r"none\.ckpt: no such file"),
+        (StartingWeights(tuned_encoder="eva02_large_patch14_224"), "released weights exist for EVA-02 only"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+            weights.load(tiny_core())
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=r"text\.ckpt: does not fit"):
+        StartingWeights(language_model=text).load(tiny_core(tiny_git()))
+    with pytest.raises(ValueError, match="released weights exist for T5, not GitDecoder"):
+        StartingWeights(language_model="google/flan-t5-small").load(tiny_core(tiny_git()))
+
+
+def gridded() -> PixelLLM:
+    return pixel_llm(
+        tiny_sam_encoder(), ConvEncoder(width=16, stride=8, blocks=1, heads=2), tiny_t5(), extractor_width=16,
+        extractor_heads=2, extractor_mlp=32, query_tokens=4, location_hidden=16, location_depth=2, query_start="grid",
+    )  # fmt: skip
+
+
+def test_query_tokens_are_placed_again_by_the_new_position_code(tmp_path: Path) -> None:
+    stage = PromptableSegmentation(Sam(tiny_sam_encoder(), decoder_depth=1, decoder_heads=2), tiny_optimizer())
+    stage.core.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.mul_(-2)
+    path, core = save(tmp_path / "sam.ckpt", stage), gridded()
+    first = core.prompt_feature_extractor.query_tokens.detach().clone()
+    StartingWeights(sam=path).load(core)
+    tokens = core.prompt_feature_extractor.query_tokens.detach().clone()
+    assert not torch.equal(tokens, first)
+    core.place_query_tokens()
+    assert torch.equal(core.prompt_feature_extractor.query_tokens, tokens)
+
+
+def test_random_query_tokens_stay(tmp_path: Path) -> None:
+    stage = PromptableSegmentation(Sam(tiny_sam_encoder(), decoder_depth=1, decoder_heads=2), tiny_optimizer())
+    core = tiny_core()
+    before = core.prompt_feature_extractor.query_tokens.detach().clone()
+    StartingWeights(sam=save(tmp_path / "sam.ckpt", stage)).load(core)
+    assert torch.equal(core.prompt_feature_extractor.query_tokens, before)
