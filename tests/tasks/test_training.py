@@ -36,7 +36,6 @@ def test_the_same_seed_gives_the_same_training(toy: Path, tmp_path: Path) -> Non
     assert fit(tiny_task(dropout=0.0), toy_narratives(toy), tmp_path, 4) != losses[0]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_resumed_training_goes_on_as_if_nothing_had_been(toy: Path, tmp_path: Path, workers: int) -> None:
     """Six steps are an epoch; it stops within the first one, at its end, and within the second one."""
