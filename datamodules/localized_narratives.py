@@ -83,15 +83,16 @@ class NarrativeQuestions:
         words, boxes = told.words_in(span)
         ids, characters = self.tokenizer.encode(text)
         ids, characters = ids[: self.max_tokens - 1], characters[: self.max_tokens - 1]
+        owners = words_of_tokens(characters, words)
         if self.alignment == "interval":
-            located = boxes_by_interval(characters, words, boxes)
+            located = boxes_by_interval(owners, boxes)
         else:
             located = told.boxes_by_rank(len(ids))
         tokens = self.tokenizer.sequence(ids, self.max_tokens)
         nothing = np.full((1, 4), np.nan)
         token_boxes = view.boxes(np.concatenate([nothing, located, nothing])[: len(tokens)])
         reference = Reference(key, text, words, _as_tuples(view.boxes(boxes)), told.mentions_in(span, view))
-        reference.token_words = [-1, *words_of_tokens(characters, words), -1][: len(tokens)]
+        reference.token_words = [-1, *owners, -1][: len(tokens)]
         return Question(reference, tokens, token_boxes)
 
 

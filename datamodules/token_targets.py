@@ -60,10 +60,12 @@ def words_of_tokens(tokens: Sequence[Span], words: Sequence[Span]) -> list[int]:
     return out
 
 
-def boxes_by_interval(tokens: Sequence[Span], words: Sequence[Span], boxes: Floats) -> Floats:
-    """float[T, 4]: the box of each token's own word (float[N, 4]), NaN for a token without one."""
-    padded = np.concatenate([boxes, np.full((1, 4), np.nan)])
-    return padded[words_of_tokens(tokens, words)]
+def boxes_by_interval(owners: Sequence[int], boxes: Floats) -> Floats:
+    """float[T, 4]: the box of each token's own word (float[N, 4]), NaN for a token without one.
+
+    owners: each token's word, see `words_of_tokens`.
+    """
+    return np.concatenate([boxes, np.full((1, 4), np.nan)])[owners]
 
 
 def boxes_by_rank(num_tokens: int, utterance_boxes: Floats) -> Floats:

@@ -61,7 +61,7 @@ def test_no_token_is_bound_to_another_words_interval(words: list[str], seed: int
     spans = [(w[0], w[1]) for w in alignment.words]
     tokenizer = train_tokenizer([caption], 40)
     _, characters = tokenizer.encode(caption)
-    located = boxes_by_interval(characters, spans, boxes)
+    located = boxes_by_interval(words_of_tokens(characters, spans), boxes)
     for (begin, end), box in zip(characters, located, strict=True):
         stripped = begin + len(caption[begin:end]) - len(caption[begin:end].lstrip())
         if stripped == end:
