@@ -2,8 +2,7 @@
 
     python -m benchmarks.sam_encoder --image-size 1024
 
-Prints one row of a markdown table under its header. CPU time of the process is measured, so that other work on the
-machine disturbs little; the two take turns, and the best of all turns counts.
+The two take turns, and the best of all turns counts.
 """
 
 import argparse
@@ -15,9 +14,13 @@ import torch
 from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
+from benchmarks.report import say, section
 from pixel_llm.core.sam_image_encoder import SamImageEncoder
 
-HEADER = "| image side | segment-anything, CPU s | ours, CPU s | times faster | max difference | output scale |"
+TEXT = """SAM's ViT-B image encoder on one image, against segment-anything with the same random weights. The largest
+difference of the outputs is given beside their largest value."""
+HEADER = ["image side", "segment-anything, s", "ours, s", "times faster", "aim", "max difference", "output scale"]
+AIM = "1.5"
 WIDTH, DEPTH, HEADS, GLOBAL_BLOCKS = 768, 12, 12, (2, 5, 8, 11)
 
 
@@ -60,11 +63,11 @@ def main() -> None:
     turns = [(timed(theirs, pixels), timed(ours.encode, pixels)) for _ in range(options.repeats)]
     reference, own = (min(turn[side][0] for turn in turns) for side in (0, 1))
     wanted, got = turns[0][0][1], turns[0][1][1]
-    difference = (got - wanted).abs().max().item()
-    print(HEADER)
-    print("|" + "---|" * (HEADER.count("|") - 1))
-    row = (options.image_size, f"{reference:.2f}", f"{own:.2f}", f"{reference / own:.2f}", f"{difference:.1e}")
-    print("|", " | ".join(map(str, row)), "|", f"{wanted.abs().max().item():.2f}", "|")
+    difference, scale = (got - wanted).abs().max().item(), wanted.abs().max().item()
+    say(f"   {options.image_size} pixels: {reference:.2f} s against {own:.2f} s")
+    faster = f"{reference / own:.2f}"
+    row = [options.image_size, f"{reference:.2f}", f"{own:.2f}", faster, AIM, f"{difference:.1e}", f"{scale:.2f}"]
+    print(section("SAM's image encoder", TEXT, HEADER, [row]))
 
 
 if __name__ == "__main__":
