@@ -62,7 +62,7 @@ def train(run: Path, blank: bool) -> None:
 
 def test(run: Path, split: str, blank: bool) -> Figures:
     """The figures of one run on one split."""
-    report = {"class_path": "callbacks.test_report.TestReport", "init_args": {"name": split}}
+    report = {"class_path": "callbacks.evaluation_report.EvaluationReport", "init_args": {"name": split}}
     lightning(
         "test", run, f"--data.test_shards=[toy/shards/narratives_{split}]", f"--data.blank_images={str(blank).lower()}",
         f"--trainer.callbacks={json.dumps([CHECKPOINT, report])}", done=run / f"{split}.json",

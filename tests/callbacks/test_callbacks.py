@@ -13,7 +13,7 @@ from torch import Tensor
 
 from callbacks.nan_guard import NanGuard
 from callbacks.step_seed import StepSeed
-from callbacks.test_report import TestReport
+from callbacks.evaluation_report import EvaluationReport
 from callbacks.throughput import Throughput
 from callbacks.trace_pictures import TracePictures, true_words
 from pixel_llm.structures import Batch, Reference, Word
@@ -97,7 +97,7 @@ def test_true_words_are_in_pixels() -> None:
 
 def test_the_report_holds_figures_and_predictions(toy: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("PATH", "")  # no Java: faster
-    trainer = tiny_trainer(tmp_path, 1, [TestReport()], logger=CSVLogger(tmp_path, name="", version=""))
+    trainer = tiny_trainer(tmp_path, 1, [EvaluationReport()], logger=CSVLogger(tmp_path, name="", version=""))
     task, data = tiny_task(), toy_narratives(toy)
     (logged,) = trainer.test(task, data, verbose=False)
     figures = json.loads((tmp_path / "test.json").read_text())

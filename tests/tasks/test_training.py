@@ -110,7 +110,7 @@ def test_two_processes_train_as_one(toy: Path, tmp_path: Path, normalisation: st
 def test_two_processes_test_as_one(toy: Path, tmp_path: Path) -> None:
     """Figures and predictions of a trained model on six images, in batches of 4 and of 2 x 2."""
     config = tiny_config(toy, tmp_path / "run", steps=2)
-    for callback in ("test_report.TestReport", "trace_pictures.TracePictures"):
+    for callback in ("evaluation_report.EvaluationReport", "trace_pictures.TracePictures"):
         config["trainer"]["callbacks"].append({"class_path": f"callbacks.{callback}"})
     file = write_config(tmp_path / "config.yaml", config)
     assert command("fit", "--config", file).returncode == 0

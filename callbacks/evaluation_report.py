@@ -13,14 +13,12 @@ from pixel_llm.metrics.distributed import gather_rows
 from pixel_llm.structures import Batch, Prediction
 
 
-class TestReport(L.Callback):
+class EvaluationReport(L.Callback):
     """Writes into the log folder: NAME.json (the metrics) and NAME.jsonl (a prediction a line) after `lightning test`,
     and predictions.jsonl after `lightning predict`.
 
     name: NAME. Boxes in the predictions are x0 y0 x1 y1 in pixels of the original image.
     """
-
-    __test__ = False  # no test of pytest's
 
     def __init__(self, name: str = "test") -> None:
         self.name = name
