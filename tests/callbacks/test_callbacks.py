@@ -11,9 +11,9 @@ from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from torch import Tensor
 
+from callbacks.evaluation_report import EvaluationReport
 from callbacks.nan_guard import NanGuard
 from callbacks.step_seed import StepSeed
-from callbacks.evaluation_report import EvaluationReport
 from callbacks.throughput import Throughput
 from callbacks.trace_pictures import TracePictures, true_words
 from pixel_llm.structures import Batch, Reference, Word
