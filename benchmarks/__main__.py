@@ -30,9 +30,9 @@ def run(name: str) -> str:
     say(f"== {name}")
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", f"benchmarks.{name}"]
-    section = subprocess.run(command, cwd=ROOT, env=one_thread, stdout=subprocess.PIPE, text=True, check=True).stdout
+    section = subprocess.run(command, cwd=ROOT, env=one_thread, stdout=subprocess.PIPE, text=True, check=True)
     say(f"   {time.monotonic() - start:.0f} s")
-    return section
+    return section.stdout.strip() + "\n"
 
 
 def main() -> None:
