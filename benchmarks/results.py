@@ -22,7 +22,7 @@ from datamodules.localized_narratives import LocalizedNarrativesDataModule
 from pixel_llm.metrics.lbm import LocalBipartiteMatching
 
 CONFIG = "configs/trace/toy.yaml"
-STEPS = 4000
+STEPS = 3500
 SEED = 0
 RUNS = Path("runs/results")
 DOCS = Path("docs")

@@ -106,7 +106,7 @@ def _add_toy(subparsers: Any) -> None:
     summary = "write a small world of coloured shapes as raw data sets in the official formats"
     parser = subparsers.add_parser("toy", help=summary, description=summary)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write the data sets to")
-    parser.add_argument("--train", type=_positive, default=4000, metavar="N", help="training images (%(default)s)")
+    parser.add_argument("--train", type=_positive, default=6000, metavar="N", help="training images (%(default)s)")
     parser.add_argument("--val", type=_positive, default=200, metavar="N", help="validation images (%(default)s)")
     parser.add_argument(
         "--test", type=_positive, default=400, metavar="N", help="images of each of the two test splits (%(default)s)"

@@ -20,8 +20,8 @@ def trace(scene: Scene, narration: Narration) -> list[list[Point]]:
     schedule = _schedule(narration, rng)
     count = int((schedule[-1][1] - schedule[0][0]) / _STEP)
     tremor = rng.normal(0, 0.004, (count + 1, 2)).tolist()
-    phase, turn = rng.uniform(0, 2 * math.pi), rng.choice([-1, 1]) * rng.uniform(15, 19)
-    spread = rng.uniform(0.75, 0.95)
+    phase, turn = rng.uniform(0, 2 * math.pi), rng.choice([-1, 1]) * rng.uniform(20, 24)
+    spread = rng.uniform(0.5, 0.65)
     strokes: list[list[Point]] = [[]]
     x = y = vx = vy = 0.0
     position, seen = 0, False
@@ -59,9 +59,9 @@ def _schedule(narration: Narration, rng: np.random.Generator) -> list[tuple[floa
 
 
 def _goal(scene: Scene, target: int, angle: float, spread: float) -> tuple[float, float]:
-    """Where the hand wants to be: on an ellipse inside the object, or on a wide one over the background."""
+    """Where the hand wants to be: on an ellipse inside the object, or on one in the middle of the background."""
     if target == BACKGROUND:
-        return 0.5 + 0.3 * math.cos(angle), 0.5 + 0.3 * math.sin(angle)
+        return 0.5 + 0.2 * math.cos(angle), 0.5 + 0.2 * math.sin(angle)
     shape = scene.objects[target]
     reach = spread * shape.radius
     return (shape.x + reach * math.cos(angle)) / scene.width, (shape.y + reach * math.sin(angle)) / scene.height

@@ -12,7 +12,7 @@ from datamodules.prepare.toy_world.render import render, to_jpeg
 from datamodules.prepare.toy_world.scene import SPLITS, make_scene
 from datamodules.prepare.workers import in_order_of_completion
 
-VERSION = 2  # of the generator: figures are comparable between commits that agree on it
+VERSION = 3  # of the generator: figures are comparable between commits that agree on it
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
