@@ -10,7 +10,7 @@ from datamodules.prepare.toy_world.scene import Scene
 Point = tuple[float, float, float]
 
 _STEP = 1 / 40  # seconds between points, as a browser reports them
-_STIFFNESS, _DAMPING = 28.0, 0.6  # an underdamped hand: about a tenth of overshoot
+_STIFFNESS, _DAMPING = 28.0, 0.5  # an underdamped hand: about a tenth of overshoot
 _LEAVING = 0.25  # probability that the pointer leaves the image in the pause behind a sentence
 
 

@@ -165,7 +165,8 @@ def inside(points: np.ndarray, box: list[float], margin: float = 0.0) -> np.ndar
 def test_the_hand_is_on_what_is_named_and_gets_there_late(world: Path) -> None:
     """While a name is spoken, at least nine tenths of the points are within a tenth of the object's box.
 
-    When the article before it is spoken, the hand is often still elsewhere; sometimes it shoots beyond the object.
+    When the article before it is spoken, the hand is often still elsewhere; sometimes it shoots beyond the
+    middle nine tenths of the object, which it circles well within.
     """
     late = beyond = mentions = 0
     for narrative in narratives(world, "train"):
@@ -178,7 +179,7 @@ def test_the_hand_is_on_what_is_named_and_gets_there_late(world: Path) -> None:
             assert len(named) > 5
             assert inside(named, mention["bbox"], 0.1).mean() >= 0.9
             phrase = points[(points[:, 2] >= words[first - 1][2]) & (points[:, 2] <= words[last][3])]
-            there = inside(phrase, mention["bbox"])
+            there = inside(phrase, mention["bbox"], -0.05)
             late += not there[0]
             beyond += bool((~there[there.argmax() :]).any())
             mentions += 1
