@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -70,10 +69,7 @@ def test(run: Path, split: str, blank: bool) -> Figures:
     return json.loads((run / f"{split}.json").read_text())
 
 
-CHECKPOINT: dict[str, Any] = {
-    "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-    "init_args": {"filename": "last", "enable_version_counter": False, "every_n_train_steps": 100},
-}
+CHECKPOINT = {"class_path": "callbacks.last_checkpoint.LastCheckpoint"}
 
 
 def lightning(verb: str, run: Path, *arguments: str, done: Path | None = None) -> None:

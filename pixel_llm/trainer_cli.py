@@ -59,15 +59,25 @@ class PixelLLMCLI(LightningCLI):
         """Lightning would let a checkpoint's hyper-parameters silently override the command line."""
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Refuse what is no checkpoint, and to evaluate without the one that was asked for."""
+        """Refuse what is no checkpoint, and to evaluate without the one that was asked for.
+
+        Starting weights are not read where a checkpoint holds what came of them.
+        """
         path = self.config[subcommand].get("ckpt_path")
-        if path == "last" and subcommand != "fit":
-            callbacks = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
-            if not any(callback._find_last_checkpoints(self.trainer) for callback in callbacks):
-                raise FileNotFoundError("there is no last checkpoint where this configuration writes them")
-        elif path and Path(path).is_file():
+        found = bool(path) and (path != "last" or self._last_checkpoint_exists())
+        if path == "last" and not found and subcommand != "fit":
+            raise FileNotFoundError("there is no last checkpoint where this configuration writes them")
+        if path and Path(path).is_file():
             read_checkpoint(Path(path))
+        if found:
+            self.model.weights = None
+        elif subcommand != "fit":
+            sys.stderr.write("no --ckpt_path: this is about the starting weights\n")
         super()._run_subcommand(subcommand)
+
+    def _last_checkpoint_exists(self) -> bool:
+        callbacks = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+        return any(callback._find_last_checkpoints(self.trainer) for callback in callbacks)
 
 
 def silence() -> None:

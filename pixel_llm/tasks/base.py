@@ -18,7 +18,7 @@ class Task(L.LightningModule):
 
     core: the network; the only thing with parameters that a checkpoint needs.
     optimizer: see `AdamWSchedule`.
-    weights: pretrained parts to start from; not read where a checkpoint is restored.
+    weights: pretrained parts to start from; the command line leaves them out where a checkpoint is restored.
     """
 
     def __init__(self, core: nn.Module, optimizer: AdamWSchedule, weights: StartingWeights | None = None) -> None:
@@ -31,7 +31,7 @@ class Task(L.LightningModule):
         language_model = getattr(self.core, "language_model", self.core)
         if isinstance(language_model, LanguageModel):
             check_tokenizer(self.tokenizer, language_model)
-        if self.weights is not None and not self.trainer.ckpt_path:
+        if self.weights is not None:
             self.weights.load(self.core)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

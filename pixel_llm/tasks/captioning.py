@@ -7,7 +7,7 @@ import torch
 from pixel_llm.core.decoding import DecodingRule
 from pixel_llm.core.pixel_llm import PixelLLM
 from pixel_llm.metrics.captions import CaptionMetrics
-from pixel_llm.structures import Batch, Prediction
+from pixel_llm.structures import Batch, ImageFeatures, Prediction
 from pixel_llm.tasks.base import Task
 from pixel_llm.tasks.optimizer import AdamWSchedule
 from pixel_llm.tasks.words import predictions
@@ -37,12 +37,17 @@ class Captioning(Task):
         self.caption_metrics = CaptionMetrics()
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Prediction]]:
-        predicted = self.predict_step(batch, batch_idx)
+        features = self.core.encode_images(batch.images, batch.sizes)
+        return {"predictions": self.score_captions(features, batch)}
+
+    def score_captions(self, features: ImageFeatures, batch: Batch) -> list[Prediction]:
+        """Write captions and keep them for the metrics of the epoch."""
+        predicted = self.write(features, batch)
         for prediction, reference in zip(predicted, batch.references, strict=True):
             if reference is not None:
                 truth = [[reference.caption, *reference.alternatives]]
                 self.caption_metrics.update([reference.key], [prediction.caption], truth)
-        return {"predictions": predicted}
+        return predicted
 
     def on_test_epoch_end(self) -> None:
         self.log_dict({f"test/{name}": value for name, value in self.caption_metrics.compute().items()})
@@ -51,7 +56,11 @@ class Captioning(Task):
     @torch.no_grad()
     def predict_step(self, batch: Batch, batch_idx: int, *_: Any) -> list[Prediction]:
         """One caption with located words for each prompt of the batch."""
-        features = self.core.encode_images(batch.images, batch.sizes)
+        return self.write(self.core.encode_images(batch.images, batch.sizes), batch)
+
+    @torch.no_grad()
+    def write(self, features: ImageFeatures, batch: Batch) -> list[Prediction]:
+        """Captions of images that are encoded already."""
         generation = self.core.generate(features, batch.prompts, self.rule)
         index = batch.prompts.image_index
         keys = [r.key if r else batch.keys[i] for r, i in zip(batch.references, index.tolist(), strict=True)]

@@ -60,8 +60,10 @@ class TraceCaptioning(Captioning):
         self._log_location_scores("val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Prediction]]:
-        self._score_locations(batch, self.trace(batch))
-        return super().test_step(batch, batch_idx)
+        assert batch.targets is not None
+        features = self.core.encode_images(batch.images, batch.sizes)
+        self._score_locations(batch, self.core(features, batch.prompts, batch.targets.tokens))
+        return {"predictions": self.score_captions(features, batch)}
 
     def on_test_epoch_end(self) -> None:
         self._log_location_scores("test")
@@ -105,11 +107,11 @@ class TraceCaptioning(Captioning):
                 self.object_words.update(torch.tensor(predicted)[words].view(-1, 2, 2).mean(1), torch.tensor(truth))
 
     def _log_location_scores(self, stage: str) -> None:
-        scores = {"lbm_k0": self.lbm_k0, "lbm_k1": self.lbm_k1, "point_l1": self.point_l1}
-        if self.object_words.words:
-            scores["object_words_inside"] = self.object_words
-        for name, metric in scores.items():
-            self.log(f"{stage}/{name}", metric.compute().float(), prog_bar=name == "lbm_k0")
+        metrics = {"lbm_k0": self.lbm_k0, "lbm_k1": self.lbm_k1, "point_l1": self.point_l1}
+        for name, metric in {**metrics, "object_words_inside": self.object_words}.items():
+            value = metric.compute().float()
+            if not value.isnan():  # as it is where the data name no objects
+                self.log(f"{stage}/{name}", value, prog_bar=name == "lbm_k0")
             metric.reset()
 
 
