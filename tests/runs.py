@@ -80,13 +80,8 @@ def tiny_config(toy: Path, run: Path, steps: int = 4) -> dict[str, Any]:
                 "init_args": {"save_dir": str(run), "name": "", "version": ""},
             },
             "callbacks": [
-                {
-                    "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-                    "init_args": {
-                        "filename": "last", "enable_version_counter": False, "every_n_train_steps": 1,
-                        "dirpath": str(run / "checkpoints"),
-                    },
-                },
+                {"class_path": "callbacks.last_checkpoint.LastCheckpoint", "init_args": {"every_n_train_steps": 1}},
+                {"class_path": "callbacks.throughput.Throughput", "init_args": {"every_n_steps": 2}},
             ],
         },
     }  # fmt: skip

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from callbacks.evaluation_report import EvaluationReport
+from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.nan_guard import NanGuard
 from callbacks.step_seed import StepSeed
 from callbacks.throughput import Throughput
@@ -113,3 +114,11 @@ def test_the_report_holds_figures_and_predictions(toy: Path, tmp_path: Path, mon
         assert [w["box"] for w in row["words"]] == [pytest.approx(w.box, abs=1e-3) for w in prediction.words]
     widest = max(word["box"][2] for row in rows for word in row["words"])
     assert widest > 1  # pixels, not shares
+
+
+def test_the_last_state_is_saved_whatever_the_interval(toy: Path, tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path, 3, [LastCheckpoint(every_n_train_steps=2)], enable_checkpointing=True)
+    task = TraceCaptioning(tiny_core(), tiny_optimizer())
+    trainer.fit(task, toy_narratives(toy))
+    (file,) = tmp_path.rglob("last.ckpt")
+    assert torch.load(file, weights_only=True)["global_step"] == 3
