@@ -30,10 +30,12 @@ class Predictor:
     """A model from one checkpoint file of ours, which carries configuration, tokenizer and weights.
 
     checkpoint: the file, or a run's folder with `checkpoints/last.ckpt` somewhere below.
-    Raises FileNotFoundError, and ValueError with one line for a file that is no checkpoint of ours.
+    Raises FileNotFoundError, and ValueError with one line for a file that is no checkpoint of ours or a device that
+    this machine lacks.
     """
 
     def __init__(self, checkpoint: str | Path, device: str | torch.device = "cpu") -> None:
+        self.device = usable_device(device)
         path = find_checkpoint(Path(checkpoint))
         content = read_checkpoint(path)
         config = yaml.safe_load(content["config"])
@@ -46,7 +48,6 @@ class Predictor:
             raise ValueError(f"{path}: holds no tokenizer")
         self.tokenizer = Tokenizer.from_json(tokenizer)
         self.data: dict[str, Any] = _data_settings(config["data"])
-        self.device = torch.device(device)
         load_tensors(self.task, content["state_dict"], str(path))
         self.task.eval().to(self.device)
 
@@ -66,6 +67,14 @@ class Predictor:
         question = Question(Reference(name, ""), context=context)
         batch = collate([Sample(name, view, [question])], self.data["image_size"], self.tokenizer.pad_id)
         return batch.to(self.device)
+
+
+def usable_device(name: str | torch.device) -> torch.device:
+    """ValueError with one line for a device that this machine lacks, or that is none."""
+    try:
+        return torch.zeros(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a build of torch without this kind
+        raise ValueError(f"device {name}: {str(error).splitlines()[0]}") from None
 
 
 def build_task(config: dict[str, Any]) -> Task:

@@ -97,6 +97,12 @@ def test_what_cannot_work_is_one_line(tiny_run: Path, photo: Path, tmp_path: Pat
         assert len(said.strip().splitlines()) == 1
 
 
+def test_a_device_that_is_not_here_is_named(tiny_run: Path) -> None:
+    for device in ("nonsense", "cuda:99"):
+        with pytest.raises(ValueError, match=rf"^device {device}: "):
+            Predictor(tiny_run, device)
+
+
 def test_a_model_that_writes_no_captions_is_named(tiny_run: Path, tmp_path: Path) -> None:
     content = torch.load(tiny_run / "checkpoints/last.ckpt", weights_only=True)
     config = yaml.safe_load(content["config"])
