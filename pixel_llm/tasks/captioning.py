@@ -37,8 +37,11 @@ class Captioning(Task):
         self.caption_metrics = CaptionMetrics()
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Prediction]]:
-        features = self.core.encode_images(batch.images, batch.sizes)
-        return {"predictions": self.score_captions(features, batch)}
+        return {"predictions": self.score_captions(self.encode(batch), batch)}
+
+    def encode(self, batch: Batch) -> ImageFeatures:
+        """The images of a batch, encoded once for all that is asked about them."""
+        return self.core.encode_images(batch.images, batch.sizes)
 
     def score_captions(self, features: ImageFeatures, batch: Batch) -> list[Prediction]:
         """Write captions and keep them for the metrics of the epoch."""
@@ -56,7 +59,7 @@ class Captioning(Task):
     @torch.no_grad()
     def predict_step(self, batch: Batch, batch_idx: int, *_: Any) -> list[Prediction]:
         """One caption with located words for each prompt of the batch."""
-        return self.write(self.core.encode_images(batch.images, batch.sizes), batch)
+        return self.write(self.encode(batch), batch)
 
     @torch.no_grad()
     def write(self, features: ImageFeatures, batch: Batch) -> list[Prediction]:

@@ -32,8 +32,7 @@ class ImageCaptioning(Captioning):
 
     def loss(self, batch: Batch, stage: str) -> Tensor:
         assert batch.targets is not None
-        features = self.core.encode_images(batch.images, batch.sizes)
-        outputs = self.core(features, batch.prompts, batch.targets.tokens)
+        outputs = self.core(self.encode(batch), batch.prompts, batch.targets.tokens)
         targets = batch.targets.tokens[:, 1:]
         lm = self.core.language_model
         counts = supervised_tokens(targets, lm.pad_id, lm.eos_id)

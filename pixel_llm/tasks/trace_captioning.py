@@ -14,7 +14,7 @@ from pixel_llm.losses import (
 from pixel_llm.metrics.lbm import LocalBipartiteMatching
 from pixel_llm.metrics.object_words import ObjectWordsInside
 from pixel_llm.metrics.point_l1 import PointL1
-from pixel_llm.structures import Batch, Prediction, Reference, TokenOutputs
+from pixel_llm.structures import Batch, ImageFeatures, Prediction, Reference, TokenOutputs
 from pixel_llm.tasks.captioning import Captioning
 from pixel_llm.tasks.optimizer import AdamWSchedule
 from pixel_llm.tasks.words import boxes_of_words
@@ -49,10 +49,10 @@ class TraceCaptioning(Captioning):
         self.object_words = ObjectWordsInside()
 
     def loss(self, batch: Batch, stage: str) -> Tensor:
-        return self._loss(batch, self.trace(batch), stage)
+        return self._loss(batch, self.trace(self.encode(batch), batch), stage)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        outputs = self.trace(batch)
+        outputs = self.trace(self.encode(batch), batch)
         self._loss(batch, outputs, "val")
         self._score_locations(batch, outputs)
 
@@ -60,19 +60,17 @@ class TraceCaptioning(Captioning):
         self._log_location_scores("val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Prediction]]:
-        assert batch.targets is not None
-        features = self.core.encode_images(batch.images, batch.sizes)
-        self._score_locations(batch, self.core(features, batch.prompts, batch.targets.tokens))
+        features = self.encode(batch)
+        self._score_locations(batch, self.trace(features, batch))
         return {"predictions": self.score_captions(features, batch)}
 
     def on_test_epoch_end(self) -> None:
         self._log_location_scores("test")
         super().on_test_epoch_end()
 
-    def trace(self, batch: Batch) -> TokenOutputs:
+    def trace(self, features: ImageFeatures, batch: Batch) -> TokenOutputs:
         """Controlled trace generation: the model reads the true captions and places their tokens."""
         assert batch.targets is not None
-        features = self.core.encode_images(batch.images, batch.sizes)
         return self.core(features, batch.prompts, batch.targets.tokens)
 
     def _loss(self, batch: Batch, outputs: TokenOutputs, stage: str) -> Tensor:
@@ -110,7 +108,7 @@ class TraceCaptioning(Captioning):
         metrics = {"lbm_k0": self.lbm_k0, "lbm_k1": self.lbm_k1, "point_l1": self.point_l1}
         for name, metric in {**metrics, "object_words_inside": self.object_words}.items():
             value = metric.compute().float()
-            if not value.isnan():  # as it is where the data name no objects
+            if metric is not self.object_words or not value.isnan():  # that one is where the data name no objects
                 self.log(f"{stage}/{name}", value, prog_bar=name == "lbm_k0")
             metric.reset()
 
