@@ -14,4 +14,5 @@ class LastCheckpoint(ModelCheckpoint):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert self.dirpath is not None
-        trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")
+        if self._last_global_step_saved != trainer.global_step:  # a large model's file is not written twice
+            trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt")
