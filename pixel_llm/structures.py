@@ -65,12 +65,15 @@ class Reference:
     """The ground truth of one prompt as a metric or a picture needs it; lists and numbers, no tensors.
 
     key: names the sample and the prompt in it, unique in the data set.
-    caption: the text.
+    caption: the text; of a referring expression, the expression.
     words: character span (begin, end) of each word of the caption.
     boxes: x0 y0 x1 y1 in [0, 1] of each word's trace, None for a word without one.
     mentions: the objects that the caption names, where the data say so.
     token_words: for each target token the index of its word, -1 for none.
     alternatives: further reference captions of the same image.
+    split: name of the part of a data set that figures are reported for.  kind: of the expression, likewise.
+    targets: x0 y0 x1 y1 in [0, 1] of the objects that an expression refers to: one, several, or none.
+    mask: COCO run-length encoding of their union at the size of the original image, where the data have one.
     """
 
     key: str
@@ -80,6 +83,10 @@ class Reference:
     mentions: list[Mention] = field(default_factory=list)
     token_words: list[int] = field(default_factory=list)
     alternatives: list[str] = field(default_factory=list)
+    split: str = ""
+    kind: str = ""
+    targets: list[tuple[float, float, float, float]] = field(default_factory=list)
+    mask: dict[str, Any] | None = None
 
 
 @dataclass
@@ -172,6 +179,21 @@ class Generation:
 
 
 @dataclass
+class Localization:
+    """Where in its image the thing is that each query names, and what a mask is made from.
+
+    boxes: float[P, 4], x0 y0 x1 y1 in [0, 1], not clipped.
+    visual: float[P, Q, D], the visual prefix as the language model reads it.
+    hidden: float[P, T, D], the state after reading each token of the query.  valid: bool[P, T], False in padding.
+    """
+
+    boxes: Tensor
+    visual: Tensor
+    hidden: Tensor
+    valid: Tensor
+
+
+@dataclass
 class Word:
     """A word that the model said about an image, with the pixels it means.
 
@@ -190,3 +212,19 @@ class Prediction:
     caption: str
     words: list[Word]
     score: float
+
+
+@dataclass
+class ReferringPrediction:
+    """What a query was found to mean, for a person or a file.
+
+    key: of the expression.  query: its text.  box: x0 y0 x1 y1 in pixels of the original image.
+    mask: COCO run-length encoding (size, counts) at the size of the original image; None from a model without masks.
+    score: the expected IoU of the mask, in [0, 1]; None without masks.
+    """
+
+    key: str
+    query: str
+    box: tuple[float, float, float, float]
+    mask: dict[str, Any] | None = None
+    score: float | None = None
