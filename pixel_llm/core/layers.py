@@ -77,10 +77,14 @@ def join_heads(values: Tensor) -> Tensor:
     return values.transpose(1, 2).flatten(2)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-    """Multi-head attention of projected values: float[B, N, D], float[B, M, D] twice -> float[B, N, D]."""
+def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, key_valid: Tensor | None = None) -> Tensor:
+    """Multi-head attention of projected values: float[B, N, D], float[B, M, D] twice -> float[B, N, D].
+
+    key_valid: bool[B, M], False for keys that nothing attends to.
+    """
     query, key, value = (split_heads(values, heads) for values in (query, key, value))
-    return join_heads(F.scaled_dot_product_attention(query, key, value))
+    mask = None if key_valid is None else key_valid[:, None, None]
+    return join_heads(F.scaled_dot_product_attention(query, key, value, attn_mask=mask))
 
 
 def start_lecun_normal(module: nn.Module) -> None:

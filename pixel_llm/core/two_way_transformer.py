@@ -29,7 +29,7 @@ class TwoWayTransformer(nn.Module):
         self.norm_final_attn = nn.LayerNorm(width)
 
     def forward(
-        self, image: Tensor, image_pe: Tensor, tokens: Tensor, image_index: Tensor
+        self, image: Tensor, image_pe: Tensor, tokens: Tensor, image_index: Tensor, valid: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Let tokens and images read each other.
 
@@ -37,14 +37,17 @@ class TwoWayTransformer(nn.Module):
         image_pe: float[N, D], their position codes.
         tokens: float[P, K, D], which are also their own position codes.
         image_index: int[P], the image of each prompt.
+        valid: bool[P, N], False for cells of the image that tokens are not to read.
         Returns the tokens float[P, K, D] and, per prompt, the image float[P, N, D].
         """
         token_pe = tokens
         rows: Tensor | None = image_index
         for layer in self.layers:
-            tokens, image = layer(tokens, image, token_pe, image_pe, rows)
+            tokens, image = layer(tokens, image, token_pe, image_pe, rows, valid)
             rows = None
-        attended = self.final_attn_token_to_image(tokens + token_pe, image + image_pe, image, key_rows=rows)
+        attended = self.final_attn_token_to_image(
+            tokens + token_pe, image + image_pe, image, key_rows=rows, key_valid=valid
+        )
         return self.norm_final_attn(tokens + attended), image
 
     def reading_attentions(self) -> Iterator["Attention"]:
@@ -73,16 +76,27 @@ class TwoWayLayer(nn.Module):
         self.norm4 = nn.LayerNorm(width)
 
     def forward(
-        self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor, rows: Tensor | None
+        self,
+        tokens: Tensor,
+        image: Tensor,
+        token_pe: Tensor,
+        image_pe: Tensor,
+        rows: Tensor | None,
+        valid: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """rows: int[P], which row of `image` each prompt reads; None: there is one row per prompt already."""
+        """rows: int[P], which row of `image` each prompt reads; None: there is one row per prompt already.
+
+        valid: as in `TwoWayTransformer`.
+        """
         if self.first:
             tokens = self.norm1(self.self_attn(tokens, tokens, tokens))
         else:
             placed = tokens + token_pe
             tokens = self.norm1(tokens + self.self_attn(placed, placed, tokens))
         placed_image = image + image_pe
-        attended = self.cross_attn_token_to_image(tokens + token_pe, placed_image, image, key_rows=rows)
+        attended = self.cross_attn_token_to_image(
+            tokens + token_pe, placed_image, image, key_rows=rows, key_valid=valid
+        )
         tokens = self.norm2(tokens + attended)
         tokens = self.norm3(tokens + self.mlp(tokens))
         attended = self.cross_attn_image_to_token(placed_image, tokens + token_pe, tokens, query_rows=rows)
@@ -109,15 +123,17 @@ class Attention(nn.Module):
         *,
         query_rows: Tensor | None = None,
         key_rows: Tensor | None = None,
+        key_valid: Tensor | None = None,
     ) -> Tensor:
         """float[P, N, D], float[P, M, D], float[P, M, D] -> float[P, N, D].
 
         query_rows, key_rows: int[P]; that side has fewer rows than P and is projected before its rows are dealt
             out to the prompts.
+        key_valid: bool[P, M], False for keys that nothing attends to.
         """
         query, key, value = self.q_proj(query), self.k_proj(key), self.v_proj(value)
         if query_rows is not None:
             query = query[query_rows]
         if key_rows is not None:
             key, value = key[key_rows], value[key_rows]
-        return self.out_proj(attend(query, key, value, self.heads))
+        return self.out_proj(attend(query, key, value, self.heads, key_valid))
