@@ -92,7 +92,7 @@ def _open(script: _Script, scene: Scene, first: int, rng: np.random.Generator) -
 
 
 def _relate(script: _Script, scene: Scene, new: int, anchor: int, previous: bool, rng: np.random.Generator) -> None:
-    relation = _relation(scene, new, anchor)
+    relation = relation_of(scene, new, anchor)
     if rng.random() < 0.5:
         script.say(relation, anchor)
         _refer(script, scene, anchor, previous, rng)
@@ -105,7 +105,7 @@ def _relate(script: _Script, scene: Scene, new: int, anchor: int, previous: bool
     script.full_stop()
 
 
-def _relation(scene: Scene, new: int, anchor: int) -> str:
+def relation_of(scene: Scene, new: int, anchor: int) -> str:
     """Where the new object is, seen from the anchor."""
     a, b = scene.objects[anchor], scene.objects[new]
     dx, dy = b.x - a.x, b.y - a.y

@@ -32,6 +32,14 @@ def render(scene: Scene) -> tuple[NDArray[np.uint8], Masks]:
     return np.clip(canvas, 0, 255).astype(np.uint8), masks
 
 
+def visible_shares(scene: Scene, masks: Masks) -> list[float]:
+    """How much of each object nothing hides, 0 to 1, given the visible masks that `render` returns."""
+    return [
+        float(mask.sum() / np.count_nonzero(_signed_distance(shape, *_local_frame(shape, *_window(shape, scene))) <= 0))
+        for shape, mask in zip(scene.objects, masks, strict=True)
+    ]
+
+
 def to_jpeg(pixels: NDArray[np.uint8]) -> bytes:
     """uint8[H, W, 3] -> JPEG bytes."""
     out = io.BytesIO()

@@ -2,19 +2,34 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable
+import pickle
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datamodules.prepare.toy_world import annotations
-from datamodules.prepare.toy_world.render import render, to_jpeg
+from datamodules.prepare.toy_world import annotations, refer_annotations
+from datamodules.prepare.toy_world.refer import refer
+from datamodules.prepare.toy_world.render import render, to_jpeg, visible_shares
 from datamodules.prepare.toy_world.scene import SPLITS, make_scene
 from datamodules.prepare.workers import in_order_of_completion
 
-VERSION = 3  # of the generator: figures are comparable between commits that agree on it
+VERSION = 4  # of the generator: figures are comparable between commits that agree on it
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
+
+
+@dataclass(frozen=True)
+class _Described:
+    """All that is written of an image but its pixels, in the words of each format."""
+
+    image: dict[str, Any]
+    instances: list[dict[str, Any]]
+    captions: list[dict[str, Any]]
+    narrative: str
+    refs: list[dict[str, Any]]
+    mdetr: tuple[list[dict[str, Any]], list[dict[str, Any]]]
 
 
 def write_toy_world(out: Path, sizes: dict[str, int], seed: int, workers: int, progress: Progress) -> None:
@@ -30,41 +45,67 @@ def write_toy_world(out: Path, sizes: dict[str, int], seed: int, workers: int, p
         if stamp.is_file() and stamp.read_text() == settings:
             continue
         (out / "images" / split).mkdir(parents=True, exist_ok=True)
-        stamp.parent.mkdir(exist_ok=True)
+        (out / "annotations/toy").mkdir(parents=True, exist_ok=True)
         _write_split(out, split, sizes[split], seed, workers, progress)
+        _write_text(stamp, settings)
+    settings = _compact({"version": VERSION, "seed": seed, "images": sizes})
+    stamp = out / "annotations/toy/settings.json"
+    if not stamp.is_file() or stamp.read_text() != settings:
+        _join_splits(out / "annotations", "toy", "refs", SPLITS)
         _write_text(stamp, settings)
 
 
 def _write_split(out: Path, split: str, size: int, seed: int, workers: int, progress: Progress) -> None:
-    images: list[dict[str, Any]] = []
-    narratives: list[str] = []
-    instances: list[dict[str, Any]] = []
-    captions: list[dict[str, Any]] = []
     work = partial(_write_image, out / "images", split, seed)
     made = in_order_of_completion(work, range(1, size + 1), workers)
-    by_id = sorted(progress(made, size, f"toy world, {split}"), key=lambda one: one[0]["id"])
-    for image, narrative, objects, texts in by_id:
-        images.append(image)
-        narratives.append(narrative)
-        instances += objects
-        captions += texts
+    by_id = sorted(progress(made, size, f"toy world, {split}"), key=lambda one: one.image["id"])
+    images = [one.image for one in by_id]
+    files = {
+        f"instances_{split}.json": _coco(images, [entry for one in by_id for entry in one.instances]),
+        f"captions_{split}.json": {"images": images, "annotations": [entry for one in by_id for entry in one.captions]},
+        f"toy_unc_{split}_mdetr.json": _coco(
+            [entry for one in by_id for entry in one.mdetr[0]], [entry for one in by_id for entry in one.mdetr[1]]
+        ),
+        f"toy/refs_{split}.json": [ref for one in by_id for ref in one.refs],
+    }
     folder = out / "annotations"
-    _write_text(folder / f"toy_{split}_localized_narratives.jsonl", "".join(narratives))
-    objects_file = {"images": images, "annotations": instances, "categories": annotations.CATEGORIES}
-    _write_text(folder / f"instances_{split}.json", _compact(objects_file))
-    _write_text(folder / f"captions_{split}.json", _compact({"images": images, "annotations": captions}))
+    _write_text(folder / f"toy_{split}_localized_narratives.jsonl", "".join(one.narrative for one in by_id))
+    for name, content in files.items():
+        _write_text(folder / name, _compact(content))
 
 
-def _write_image(images: Path, split: str, seed: int, image_id: int) -> tuple[dict[str, Any], str, list, list]:
+def _write_image(images: Path, split: str, seed: int, image_id: int) -> _Described:
     scene = make_scene(seed, split, image_id)
     pixels, masks = render(scene)
     (images / annotations.image_file(image_id, split)).write_bytes(to_jpeg(pixels))
-    return (
-        annotations.image_record(scene, image_id, split),
-        _compact(annotations.localized_narrative(scene, image_id, split)) + "\n",
-        annotations.instances(scene, masks, image_id),
+    image, instances = annotations.image_record(scene, image_id, split), annotations.instances(scene, masks, image_id)
+    expressions = refer(scene, visible_shares(scene, masks))
+    return _Described(
+        image,
+        instances,
         annotations.captions(scene, image_id),
+        _compact(annotations.localized_narrative(scene, image_id, split)) + "\n",
+        refer_annotations.refs(image, instances, expressions, split),
+        refer_annotations.mdetr(image, instances, expressions, split),
     )
+
+
+def _join_splits(folder: Path, name: str, kind: str, splits: Sequence[str]) -> None:
+    """Write a data set of referring expressions, which is one file for all splits, from what was written for each."""
+    images: list[dict[str, Any]] = []
+    instances: list[dict[str, Any]] = []
+    refs: list[dict[str, Any]] = []
+    for split in splits:
+        objects = json.loads((folder / f"instances_{split}.json").read_text())
+        images += [refer_annotations.shared_image(image, split) for image in objects["images"]]
+        instances += [refer_annotations.shared_instance(instance, split) for instance in objects["annotations"]]
+        refs += json.loads((folder / name / f"{kind}_{split}.json").read_text())
+    _write_text(folder / name / "instances.json", _compact(_coco(images, instances)))
+    _write_bytes(folder / name / f"{kind}(unc).p", pickle.dumps(refs, protocol=2))
+
+
+def _coco(images: list[dict[str, Any]], instances: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"images": images, "annotations": instances, "categories": annotations.CATEGORIES}
 
 
 def _compact(value: Any) -> str:
@@ -72,6 +113,10 @@ def _compact(value: Any) -> str:
 
 
 def _write_text(path: Path, text: str) -> None:
+    _write_bytes(path, text.encode())
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
     part = path.with_name(path.name + ".part")
-    part.write_text(text)
+    part.write_bytes(data)
     os.replace(part, path)
