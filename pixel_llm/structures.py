@@ -182,11 +182,13 @@ class Generation:
 class Localization:
     """Where in its image the thing is that each query names, and what a mask is made from.
 
-    boxes: float[P, 4], x0 y0 x1 y1 in [0, 1], not clipped.
-    visual: float[P, Q, D], the visual prefix as the language model reads it.
+    corners: float[P, 2, 2], two xy points in [0, 1] as regressed.  boxes: float[P, 4], x0 y0 x1 y1 that they span;
+        neither is clipped.
+    visual: float[P, Q, D'], the visual prefix (see `pixel_llm.core.language_model.Prefix`).
     hidden: float[P, T, D], the state after reading each token of the query.  valid: bool[P, T], False in padding.
     """
 
+    corners: Tensor
     boxes: Tensor
     visual: Tensor
     hidden: Tensor

@@ -6,9 +6,12 @@ from pixel_llm.core.eva02 import EVA02
 from pixel_llm.core.image_encoder import ImageEncoder
 from pixel_llm.core.language_model import LanguageModel
 from pixel_llm.core.location_head import LocationHead
-from pixel_llm.core.pixel_llm import LocationStep, PixelLLM
+from pixel_llm.core.mask_adapter import GatedMaskAdapter, LearnedEmbedding, MaskAdapter
+from pixel_llm.core.mask_head import MaskHead
+from pixel_llm.core.pixel_llm import BoxStep, LocationStep, PixelLLM
 from pixel_llm.core.prompt_encoder import PromptEncoder
 from pixel_llm.core.prompt_feature_extractor import PromptFeatureExtractor
+from pixel_llm.core.sam import sam_mask_decoder
 from pixel_llm.core.sam_image_encoder import SamImageEncoder
 from pixel_llm.core.t5 import T5, LoraSites
 
@@ -89,12 +92,18 @@ def pixel_llm(
     location_depth: int = 4,
     location_extra_channels: int = 0,
     location_step: LocationStep = "predicting",
+    box_step: BoxStep = "eos",
+    mask_adapter: Literal["none", "embedding", "gated"] = "none",
+    mask_decoder_depth: int = 2,
+    mask_decoder_heads: int = 8,
 ) -> PixelLLM:
     """Compose a PixelLLM; every width that follows from another is worked out here. SAM's parts are frozen.
 
     extractor_*, query_tokens, dense_output: see `PromptFeatureExtractor`.
     query_start: "grid" starts the query tokens at the position codes of a square grid of points.
-    prompt_padding_tokens: see `PromptEncoder`.  location_*: see `LocationHead` and `PixelLLM`.
+    prompt_padding_tokens: see `PromptEncoder`.  location_*, box_step: see `LocationHead` and `PixelLLM`.
+    mask_adapter: "none" makes a model without masks; "embedding" is the paper's, "gated" the published code's adapter.
+    mask_decoder_*: of SAM's mask decoder, which stays frozen.
     """
     prompt_encoder = PromptEncoder(width=sam_encoder.channels, padding_tokens=prompt_padding_tokens)
     extractor = PromptFeatureExtractor(
@@ -121,7 +130,17 @@ def pixel_llm(
             extra_channels=location_extra_channels,
         ),
         location_step=location_step,
+        box_step=box_step,
     )
+    if mask_adapter != "none":
+        width = sam_encoder.channels
+        adapter: MaskAdapter = LearnedEmbedding(width)
+        if mask_adapter == "gated":
+            adapter = GatedMaskAdapter(
+                language_model.adapter_width, language_model.width, width, heads=mask_decoder_heads, mlp=8 * width
+            )
+        decoder = sam_mask_decoder(width, mask_decoder_depth, mask_decoder_heads)
+        model.mask_head = MaskHead(decoder.requires_grad_(False), adapter)
     if query_start == "grid":
         model.place_query_tokens()
     return model

@@ -17,18 +17,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pixel_llm.core.language_model import LanguageModel
+from pixel_llm.core.language_model import LanguageModel, Prefix
 from pixel_llm.core.layers import join_heads, split_heads
 
 KeyValue = tuple[Tensor, Tensor]
 
 
 @dataclass
-class GitPrefix:
+class GitPrefix(Prefix):
     """cache: per layer keys and values, float[P, heads, S, d] each.  mask: bool[P, S], False in padding."""
 
     cache: list[KeyValue]
     mask: Tensor
+
+    def select(self, index: Tensor) -> "GitPrefix":
+        cache = [(keys[index], values[index]) for keys, values in self.cache]
+        return GitPrefix(self.visual[index], cache, self.mask[index])
 
 
 @dataclass
@@ -63,7 +67,8 @@ class GitDecoder(LanguageModel):
         pad_id: int = 0,
     ) -> None:
         super().__init__()
-        self.width, self.visual_width, self.vocabulary_size = width, visual_width, vocabulary_size
+        self.width, self.vocabulary_size = width, vocabulary_size
+        self.visual_width = self.adapter_width = visual_width
         self.bos_id, self.eos_id, self.pad_id = bos_id, eos_id, pad_id
         self.visual_projection = nn.Sequential(nn.Linear(visual_width, width), nn.LayerNorm(width, eps=1e-5))
         self.words = nn.Embedding(vocabulary_size, width)
@@ -93,7 +98,7 @@ class GitDecoder(LanguageModel):
             cache.append(layer.keys_values(hidden))
             if layer is not self.layers[-1]:  # nobody reads the prefix after its last keys
                 hidden = layer(hidden, cache[-1], mask[:, None, None])
-        return GitPrefix(cache, mask)
+        return GitPrefix(visual, cache, mask)
 
     def hidden_states(self, prefix: GitPrefix, tokens: Tensor) -> Tensor:
         length = tokens.shape[1]

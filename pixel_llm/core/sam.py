@@ -15,9 +15,7 @@ class Sam(nn.Module):
         width = image_encoder.channels
         self.image_encoder = image_encoder
         self.prompt_encoder = PromptEncoder(width=width)
-        self.mask_decoder = MaskDecoder(
-            width=width, depth=decoder_depth, heads=decoder_heads, mlp=8 * width, iou_hidden=width
-        )
+        self.mask_decoder = sam_mask_decoder(width, decoder_depth, decoder_heads)
 
     def forward(
         self, images: Tensor, sizes: Tensor, sparse: Tensor, image_index: Tensor, multimask: bool = False
@@ -31,3 +29,8 @@ class Sam(nn.Module):
         image_pe = self.prompt_encoder.dense_pe((features.shape[-2], features.shape[-1]))
         dense = self.prompt_encoder.no_mask
         return self.mask_decoder(features, image_pe, sparse, dense, image_index, multimask)
+
+
+def sam_mask_decoder(width: int = 256, depth: int = 2, heads: int = 8) -> MaskDecoder:
+    """SAM's mask decoder for image features of `width` channels; the defaults are the released size."""
+    return MaskDecoder(width=width, depth=depth, heads=heads, mlp=8 * width, iou_hidden=width)

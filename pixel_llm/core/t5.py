@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pixel_llm.core.language_model import LanguageModel
+from pixel_llm.core.language_model import LanguageModel, Prefix
 from pixel_llm.core.t5_decoder import DecoderState
 
 LoraSites = Literal["self_attention", "all_attention"]
@@ -23,11 +23,14 @@ _LORA_TARGETS = {
 
 
 @dataclass
-class T5Prefix:
+class T5Prefix(Prefix):
     """memory: float[P, S, D], the encoder's output.  mask: int[P, S], 1 where it is no padding."""
 
     memory: Tensor
     mask: Tensor
+
+    def select(self, index: Tensor) -> "T5Prefix":
+        return T5Prefix(self.visual[index], self.memory[index], self.mask[index])
 
 
 class T5(LanguageModel):
@@ -72,7 +75,8 @@ class T5(LanguageModel):
             tie_word_embeddings=False,  # type: ignore[call-arg]
         )
         config.dense_act_fn = "gelu_pytorch_tanh"  # the same function as one operation
-        self.width, self.visual_width, self.vocabulary_size = width, visual_width, vocabulary_size
+        self.width = self.adapter_width = width
+        self.visual_width, self.vocabulary_size = visual_width, vocabulary_size
         self.bos_id = self.pad_id = 0
         self.eos_id = 1
         self.model = T5ForConditionalGeneration(config)
@@ -101,13 +105,13 @@ class T5(LanguageModel):
                 parameter.data = parameter.data.float()
 
     def encode_prefix(self, visual: Tensor, context: Tensor | None) -> T5Prefix:
-        embedded = self.visual_projection(visual)
+        embedded = projected = self.visual_projection(visual)
         mask = torch.ones(embedded.shape[:2], dtype=torch.long, device=visual.device)
         if context is not None:
             embedded = torch.cat([embedded, self.dropout(self.model.shared(context))], dim=1)
             mask = torch.cat([mask, (context != self.pad_id).long()], dim=1)
         memory = self.model.encoder(inputs_embeds=embedded, attention_mask=mask).last_hidden_state
-        return T5Prefix(self.dropout(memory), mask)
+        return T5Prefix(projected, self.dropout(memory), mask)
 
     def hidden_states(self, prefix: T5Prefix, tokens: Tensor) -> Tensor:
         return self.model.decoder(

@@ -42,3 +42,10 @@ def _stretch(values: Tensor, dim: int, extent: float, length: int) -> Tensor:
     after = (before + 1).clamp(max=values.shape[dim] - 1)
     weights = (places - before).unflatten(0, (-1, 1) if dim == 0 else (1, -1))
     return torch.lerp(values.index_select(dim, before), values.index_select(dim, after), weights)
+
+
+def real_part(sizes: Tensor, canvas: torch.Size) -> Tensor:
+    """bool[P, H, W]: pixels of the canvas inside sizes, int[P, 2] of height and width."""
+    rows = torch.arange(canvas[0], device=sizes.device) < sizes[:, :1]
+    columns = torch.arange(canvas[1], device=sizes.device) < sizes[:, 1:]
+    return rows[:, :, None] & columns[:, None, :]

@@ -9,6 +9,7 @@ from pixel_llm.core.sam import Sam
 from pixel_llm.losses import mask_loss
 from pixel_llm.structures import Batch
 from pixel_llm.tasks.base import Task
+from pixel_llm.tasks.masks import real_part
 from pixel_llm.tasks.optimizer import AdamWSchedule
 
 
@@ -59,10 +60,3 @@ def random_points(masks: Tensor) -> Tensor:
     chosen = torch.searchsorted(counted, wanted.long())[:, 0].clamp(max=counted.shape[1] - 1)
     chosen = chosen.masked_fill(counted[:, -1] == 0, 0)
     return torch.stack([chosen % masks.shape[-1], chosen // masks.shape[-1]], dim=1).float()
-
-
-def real_part(sizes: Tensor, canvas: torch.Size) -> Tensor:
-    """bool[P, H, W]: pixels of the canvas inside sizes, int[P, 2] of height and width."""
-    rows = torch.arange(canvas[0], device=sizes.device) < sizes[:, :1]
-    columns = torch.arange(canvas[1], device=sizes.device) < sizes[:, 1:]
-    return rows[:, :, None] & columns[:, None, :]

@@ -1,0 +1,132 @@
+"""Referring expressions: what each sentence about an image names, as a box and a mask."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from datamodules.base import MakeQuestions, Record, ShardDataModule
+from datamodules.instances import mask_in_view
+from datamodules.samples import Question
+from datamodules.tokenizer import Tokenizer
+from datamodules.views import View
+from pixel_llm.coordinates import box_original_px_to_01
+from pixel_llm.structures import Reference
+
+
+@dataclass
+class ReferringQuestions:
+    """Asks where the objects are that the expressions of an image name.
+
+    In training, expressions for exactly one object that the view shows are drawn, at most `expressions` of them; in
+    evaluation all are asked in order, or the first `expressions`. An image of which nothing is left gets one empty
+    question without an answer, so that every batch has something to ask.
+    """
+
+    tokenizer: Tokenizer
+    max_tokens: int
+    context_prompt: str | None
+    max_context_tokens: int
+    expressions: int | None
+    masks: bool
+    training: bool
+
+    def __call__(self, record: Record, view: View, rng: np.random.Generator) -> list[Question]:
+        content = json.loads(record["json"])
+        size = (content["height"], content["width"])
+        boxes = [box_original_px_to_01(found["bbox"], size) for found in content["objects"]]
+        shown = view.boxes(np.array(boxes, float).reshape(-1, 4))
+        asked = content["expressions"]
+        if self.training:
+            visible = (shown[:, 2:] > shown[:, :2]).all(axis=1)
+            asked = [e for e in asked if len(e["targets"]) == 1 and visible[e["targets"][0]]]
+            asked = [asked[i] for i in rng.permutation(len(asked))]
+        asked = asked[: self.expressions]
+        return [self._ask(e, content, shown, view) for e in asked] or [self._nothing(content, record, view)]
+
+    def _ask(self, expression: dict[str, Any], content: dict[str, Any], shown: Any, view: View) -> Question:
+        targets = expression["targets"]
+        reference = Reference(
+            f"{content['dataset_id']}/{expression['id']}",
+            expression["text"],
+            split=content["dataset_id"],
+            kind=expression["kind"],
+            targets=[tuple(box) for box in shown[targets].tolist()],
+            mask=union([content["objects"][i]["rle"] for i in targets], content["height"], content["width"]),
+        )
+        tokens = query_tokens(self.tokenizer, expression["text"], self.max_tokens)
+        boxes = np.full((len(tokens), 4), np.nan)
+        if len(targets) == 1:
+            boxes[-1] = shown[targets[0]]
+        question = Question(reference, tokens, boxes, self._context(expression["text"]))
+        if self.masks and reference.mask:
+            question.mask = mask_in_view(reference.mask, view)
+        return question
+
+    def _context(self, text: str) -> list[int]:
+        if self.context_prompt is None:
+            return []
+        return self.tokenizer.context(self.context_prompt + text, self.max_context_tokens)
+
+    def _nothing(self, content: dict[str, Any], record: Record, view: View) -> Question:
+        reference = Reference(f"{content['dataset_id']}/{record['__key__']}/", "", split=content["dataset_id"])
+        return Question(reference, query_tokens(self.tokenizer, "", self.max_tokens), np.full((2, 4), np.nan))
+
+
+def query_tokens(tokenizer: Tokenizer, text: str, max_tokens: int) -> list[int]:
+    """<bos> text </s>; a text that is too long is cut but keeps its </s>, which its box is read from."""
+    ids, _ = tokenizer.encode(text)
+    return [tokenizer.bos_id, *ids[: max_tokens - 2], tokenizer.eos_id]
+
+
+def union(rles: list[dict[str, Any] | None], height: int, width: int) -> dict[str, Any] | None:
+    """The run-length encoding of everything that any of the masks covers; empty for none, None where one is unknown."""
+    known = [rle for rle in rles if rle]
+    if len(known) < len(rles):
+        return None
+    if not known:
+        empty = coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))
+        return {"size": [height, width], "counts": empty["counts"].decode()}
+    if len(known) == 1:
+        return known[0]
+    merged = coco_mask.merge([{"size": rle["size"], "counts": rle["counts"].encode()} for rle in known])
+    return {"size": [height, width], "counts": merged["counts"].decode()}
+
+
+class ReferringDataModule(ShardDataModule):
+    """Referring expressions with boxes, and masks where the data have them.
+
+    masks: load the objects' masks for training; scoring takes them from the annotations in any case.
+    expressions_per_image: at most so many, drawn anew each time, are asked about a training image.
+    evaluation_expressions: only so many, the first, are asked in evaluation (the published code asks 16); None: all.
+    context_prompt: the query, behind this text, is also the prompt's text (published: "where is "); None: the model
+        reads it in the decoder alone (the paper).
+    max_tokens, max_context_tokens: lengths of queries and prompt texts, special tokens included; longer ones are cut.
+    Other arguments: see `ShardDataModule`.
+    """
+
+    name = "referring"
+    kinds = ("referring",)
+
+    def __init__(
+        self,
+        *,
+        masks: bool = False,
+        expressions_per_image: int = 16,
+        evaluation_expressions: int | None = None,
+        context_prompt: str | None = None,
+        max_tokens: int = 40,
+        max_context_tokens: int = 40,
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        self.masks = masks
+        self.expressions_per_image, self.evaluation_expressions = expressions_per_image, evaluation_expressions
+        self.context_prompt, self.max_tokens, self.max_context_tokens = context_prompt, max_tokens, max_context_tokens
+
+    def questions(self, training: bool) -> MakeQuestions:
+        asked = self.expressions_per_image if training else self.evaluation_expressions
+        lengths = (self.context_prompt, self.max_context_tokens)
+        return ReferringQuestions(self.tokenizer, self.max_tokens, *lengths, asked, self.masks and training, training)
