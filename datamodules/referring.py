@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from datamodules.base import MakeQuestions, Record, ShardDataModule
+from datamodules.formats.masks import union
 from datamodules.instances import mask_in_view
 from datamodules.samples import Question
 from datamodules.tokenizer import Tokenizer
@@ -79,20 +79,6 @@ def query_tokens(tokenizer: Tokenizer, text: str, max_tokens: int) -> list[int]:
     """<bos> text </s>; a text that is too long is cut but keeps its </s>, which its box is read from."""
     ids, _ = tokenizer.encode(text)
     return [tokenizer.bos_id, *ids[: max_tokens - 2], tokenizer.eos_id]
-
-
-def union(rles: list[dict[str, Any] | None], height: int, width: int) -> dict[str, Any] | None:
-    """The run-length encoding of everything that any of the masks covers; empty for none, None where one is unknown."""
-    known = [rle for rle in rles if rle]
-    if len(known) < len(rles):
-        return None
-    if not known:
-        empty = coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))
-        return {"size": [height, width], "counts": empty["counts"].decode()}
-    if len(known) == 1:
-        return known[0]
-    merged = coco_mask.merge([{"size": rle["size"], "counts": rle["counts"].encode()} for rle in known])
-    return {"size": [height, width], "counts": merged["counts"].decode()}
 
 
 class ReferringDataModule(ShardDataModule):

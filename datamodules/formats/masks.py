@@ -4,6 +4,7 @@ Everything is checked here before pycocotools sees it: its C code trusts lengths
 the runs do not fill the mask.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 from pycocotools import mask as coco_mask
@@ -21,8 +22,19 @@ class Rle(TypedDict):
 def compressed_rle(segmentation: Any, height: int, width: int) -> Rle:
     """A COCO `segmentation` of an image of height x width -> its compressed encoding.
 
-    Raises RecordError for a polygon of fewer than three points or far outside the image, an encoding of another
-    size or with runs that do not fill it, and an empty mask.
+    Raises RecordError for what `any_rle` refuses, and for an empty mask.
+    """
+    rle = any_rle(segmentation, height, width)
+    if not coco_mask.area(rle):
+        raise RecordError("empty mask")
+    return rle
+
+
+def any_rle(segmentation: Any, height: int, width: int) -> Rle:
+    """The same where a mask may be empty.
+
+    Raises RecordError for a polygon of fewer than three points or far outside the image, for no polygon at all, and
+    for an encoding of another size or with runs that do not fill it.
     """
     if isinstance(segmentation, list):
         rle = _from_polygons(segmentation, height, width)
@@ -30,9 +42,17 @@ def compressed_rle(segmentation: Any, height: int, width: int) -> Rle:
         rle = _from_runs(segmentation, height, width)
     else:
         raise RecordError("'segmentation' is neither polygons nor run lengths")
-    if not coco_mask.area(rle):
-        raise RecordError("empty mask")
     return {"size": [height, width], "counts": rle["counts"].decode()}
+
+
+def union(rles: Sequence[Mapping[str, Any] | None], height: int, width: int) -> dict[str, Any] | None:
+    """Compressed encodings -> that of everything they cover; an empty mask for none, None where one is unknown."""
+    known = [rle for rle in rles if rle is not None]
+    if len(known) < len(rles):
+        return None
+    empty = any_rle({"size": [height, width], "counts": [height * width]}, height, width)
+    merged = coco_mask.merge([empty, *known])
+    return {"size": [height, width], "counts": merged["counts"].decode()}
 
 
 def _from_polygons(polygons: list[Any], height: int, width: int) -> Any:

@@ -5,7 +5,7 @@ Free of torch, so that a command that only scores files starts at once.
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ _COLUMNS = (
 _TIE = 1e-9  # coordinates that went through [0, 1] and back are a few units of their last place off
 
 Box = Sequence[float]
-Rle = dict[str, Any]
+Rle = Mapping[str, Any]
 Scores = dict[str, dict[str, float]]
 
 log = logging.getLogger(__name__)
@@ -138,8 +138,8 @@ def compare(truth: Truth, answer: Answer | None) -> Row:
         truth.split,
         truth.kind,
         len(truth.boxes),
-        box_iou=box_iou(clip_box(box, truth.size), target) if box and target else None,
-        mask_box_iou=box_iou(mask_box(mask), target) if mask and target else None,
+        box_iou=box_iou(clip_box(box, truth.size), target) if box is not None and target is not None else None,
+        mask_box_iou=box_iou(mask_box(mask), target) if mask is not None and target is not None else None,
         intersection=intersection,
         union=union,
         segmented=mask is not None,
