@@ -58,6 +58,14 @@ _FEATURE_EXTRACTOR = (
     (r"^output_tokens.weight$", "query_tokens"),
 )
 _LOCATION_HEAD = ((r"^LayerNorm_0/", "norm/"),)
+_MASK_ADAPTER = (
+    (r"^output_tokens.weight$", "tokens"),
+    (r"^alpha_output.weight$", "gate"),
+    (r"^textual_projection_mlp/", "text_projection/"),
+    (r"^visual_projection_mlp/", "visual_projection/"),
+    (r"_projection/LayerNorm_0/", "_projection/0/"),
+    (r"_projection/layers.0/", "_projection/1/"),
+)
 _GIT_DECODER = (
     (r"^embedding/layer_norm/", "embedding_norm/"),
     (r"^embedding/", ""),
@@ -93,7 +101,8 @@ COMPONENTS = {
     "prompt_adapter": Component("prompt_feature_extractor", _FEATURE_EXTRACTOR, optional=("dense_output.",)),
     "visual_project_layers": Component("language_model"),
     "point_predictor": Component("location_head", _LOCATION_HEAD),
-    "mask_decoder": Component("mask_decoder"),
+    "mask_decoder": Component("mask_head.decoder"),
+    "mask_adapter": Component("mask_head.adapter", _MASK_ADAPTER),
 }
 _TEXTUAL = {"t5": Component("language_model", _T5), "git": Component("language_model", _GIT_DECODER)}
 
@@ -128,9 +137,9 @@ def convert_model(parameters: Parameters) -> dict[str, Tensor]:
 
 
 def load_model(model: nn.Module, parameters: Parameters) -> None:
-    """Load a whole published model; ValueError names what does not match on either side."""
+    """Load a whole published model, with masks or without; ValueError names what does not match on either side."""
     optional = [f"{part.module}.{name}" for part in COMPONENTS.values() for name in part.optional]
-    load_tensors(model, convert_model(parameters), "published model", optional=optional)
+    load_tensors(model, convert_model(parameters), "published model", optional, absent=["mask_head."])
 
 
 def _component(name: str, parameters: Parameters) -> Component:

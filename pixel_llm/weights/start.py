@@ -16,10 +16,12 @@ from pixel_llm.weights.tensors import load_parts, load_tensors, read_tensors
 class StartingWeights:
     """Pretrained parts; None leaves a part at random. A path that ends in .ckpt is a checkpoint of ours.
 
-    sam: image encoder and prompt encoder, from an official SAM file or from promptable segmentation.
+    sam: image encoder, prompt encoder and, in a model with masks, mask decoder; from an official SAM file or from
+        promptable segmentation.
     tuned_encoder: a file or hub name of timm's EVA-02, or a checkpoint of attribute pretraining.
     language_model: a folder or hub name of a T5 in the transformers format, or a checkpoint of text pretraining.
-    core: the whole model from a checkpoint of an earlier stage; the parts above are then loaded over it.
+    core: the whole model from a checkpoint of an earlier stage, which may have been one without masks; the parts
+        above are then loaded over it.
     """
 
     def __init__(
@@ -35,7 +37,7 @@ class StartingWeights:
         """Load into a PixelLLM. Raises FileNotFoundError, and ValueError with one line for what does not fit."""
         model = cast(PixelLLM, core)
         if self.core:
-            load_parts(self.core, {"core.": model})
+            load_parts(self.core, {"core.": model}, absent=["mask_head."])
         if self.sam:
             self._load_sam(model, self.sam)
         if self.tuned_encoder:
@@ -44,12 +46,14 @@ class StartingWeights:
             self._load_language_model(model, self.language_model)
 
     def _load_sam(self, model: PixelLLM, path: str) -> None:
+        parts: dict[str, nn.Module] = {"image_encoder": model.sam_encoder, "prompt_encoder": model.prompt_encoder}
+        if model.mask_head is not None:
+            parts["mask_decoder"] = model.mask_head.decoder
         if path.endswith(".ckpt"):
-            parts = {"core.image_encoder.": model.sam_encoder, "core.prompt_encoder.": model.prompt_encoder}
-            load_parts(path, parts)
+            load_parts(path, {f"core.{name}.": module for name, module in parts.items()})
         else:
-            load_sam(path, image_encoder=model.sam_encoder, prompt_encoder=model.prompt_encoder)
-        if model.query_tokens_placed:  # by the position code that has just been replaced
+            load_sam(path, **parts)
+        if model.query_tokens_placed and not self.core:  # by the position code that has just been replaced
             model.place_query_tokens()
 
     def _load_tuned_encoder(self, model: PixelLLM, path: str) -> None:

@@ -27,9 +27,10 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
     return tensors
 
 
-def load_parts(path: Path | str, parts: Mapping[str, nn.Module]) -> None:
+def load_parts(path: Path | str, parts: Mapping[str, nn.Module], absent: Collection[str] = ()) -> None:
     """Load modules out of one file by the prefixes of their names there, such as {"core.sam_encoder.": encoder}.
 
+    absent: as in `check_fit`.
     Raises what `read_tensors` and `load_tensors` raise, and ValueError where a prefix does not occur.
     """
     tensors = read_tensors(path)
@@ -37,27 +38,39 @@ def load_parts(path: Path | str, parts: Mapping[str, nn.Module]) -> None:
         own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
         if not own:
             raise ValueError(f"{path}: no tensor named {prefix}*")
-        load_tensors(module, own, f"{path}: {prefix}*")
+        load_tensors(module, own, f"{path}: {prefix}*", absent=absent)
 
 
-def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], source: str, optional: Collection[str] = ()) -> None:
+def load_tensors(
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    source: str,
+    optional: Collection[str] = (),
+    absent: Collection[str] = (),
+) -> None:
     """Copy tensors into a module by name; arguments and errors as in `check_fit`."""
-    matched = check_fit(module, tensors, source, optional)
+    matched = check_fit(module, tensors, source, optional, absent)
     module.load_state_dict({name: tensors[name] for name in matched}, strict=False)
 
 
 def check_fit(
-    module: nn.Module, tensors: Mapping[str, Tensor], source: str, optional: Collection[str] = ()
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    source: str,
+    optional: Collection[str] = (),
+    absent: Collection[str] = (),
 ) -> list[str]:
     """The names under which tensors fit a module; all of the module and all of the tensors must find their match.
 
     source: what to call the tensors in errors.  optional: beginnings of names in `tensors` that the module may lack.
+    absent: beginnings of names in the module that `tensors` may lack, all of them together or none.
     Raises ValueError naming what is unmatched on either side, or the first tensor of another shape.
     """
     state = module.state_dict(keep_vars=True)
     matched = [name for name in tensors if name in state]
     covered = {id(state[name]) for name in matched}  # a tied parameter has several names
-    missing = [name for name, value in state.items() if id(value) not in covered]
+    kept = tuple(part for part in absent if not any(name.startswith(part) for name in tensors))
+    missing = [name for name, value in state.items() if id(value) not in covered and not name.startswith(kept)]
     unknown = [name for name in tensors if name not in state and not name.startswith(tuple(optional))]
     if missing or unknown:
         raise ValueError(f"{source}: does not fit: lacks {_some(missing)}; has {_some(unknown)} too many")

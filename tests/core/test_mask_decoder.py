@@ -21,11 +21,11 @@ def decoders():
 @pytest.mark.parametrize("multimask", [False, True])
 def test_ragged_prompts_equal_one_prompt_at_a_time(decoders, multimask):
     ours, theirs = decoders
-    images, position = torch.randn(2, 32, 4, 5), torch.randn(1, 32, 4, 5)
-    sparse, dense = torch.randn(3, 2, 32), torch.randn(1, 32)
-    index = torch.tensor([0, 1, 1])
+    images, position = torch.randn(4, 32, 4, 5), torch.randn(1, 32, 4, 5)
+    index = torch.tensor([0, 1, 1, 1, 3, 3])  # nobody asks about the third image
+    sparse, dense = torch.randn(6, 2, 32), torch.randn(1, 32)
     masks, iou = ours(images, position[0], sparse, dense, index, multimask=multimask)
-    assert masks.shape == (3, 3 if multimask else 1, 16, 20)
+    assert masks.shape == (6, 3 if multimask else 1, 16, 20)
     for prompt, image in enumerate(index.tolist()):
         wanted = theirs(
             images[image : image + 1],

@@ -36,6 +36,8 @@ CHECKERS: dict[str, Callable[[Report, Path], None]] = {
     "point_predictor_default": core.check_point_predictor,
     "mask_decoder": core.check_mask_decoder,
     "mask_decoder_full256": core.check_mask_decoder,
+    "mask_adapter": core.check_mask_adapter,
+    "mask_adapter_noproj_nogate": core.check_mask_adapter,
     "resize": check_resize,
     "text_decoder_t5": check_text_decoder_t5,
     "text_decoder_t5_lora": check_text_decoder_t5,

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,6 +12,7 @@ from pixel_llm.coordinates import points_01_to_canvas_px
 from pixel_llm.core.eva02 import EVA02
 from pixel_llm.core.git_decoder import GitDecoder
 from pixel_llm.core.location_head import LocationHead
+from pixel_llm.core.mask_adapter import GatedMaskAdapter
 from pixel_llm.core.mask_decoder import MaskDecoder
 from pixel_llm.core.prompt_encoder import PromptEncoder
 from pixel_llm.core.prompt_feature_extractor import PromptFeatureExtractor
@@ -237,6 +239,22 @@ def check_mask_decoder(report: Report, path: Path) -> None:
         for name, got in zip(("masks", "iou"), outputs, strict=True):
             wanted = golden.output(case, name)
             report.check(golden.name, f"{case}/{name}", got.view(wanted.shape), wanted, TOLERANCE)
+
+
+def check_mask_adapter(report: Report, path: Path) -> None:
+    golden = read_golden(path)
+    config = golden.config
+    names = ("sparse", "visual", "textual")
+    sparse, visual, textual = (golden.inputs("a", name).flatten(0, 1) for name in names)
+    adapter = GatedMaskAdapter(visual.shape[-1], textual.shape[-1], config["transformer_dim"], config["depth"])
+    parameters = dict(golden.parameters)
+    if not config.get("input_projection", True):  # every configuration has both projections and the gate
+        adapter.visual_projection = adapter.text_projection = nn.Identity()  # type: ignore[assignment]
+    if not config.get("gating", True):
+        parameters["alpha_output.weight"] = np.full(adapter.gate.shape, np.inf)  # an open gate
+    published.load(adapter, "mask_adapter", parameters)
+    got, want = sparse + adapter(visual, textual), golden.output("a", "y")
+    report.check(golden.name, "a/y", got.view(want.shape), want, TOLERANCE)
 
 
 def _ragged_inputs(golden: Golden, case: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -10,6 +10,7 @@ from torch import nn
 from pixel_llm.core.eva02 import EVA02
 from pixel_llm.core.git_decoder import GitDecoder
 from pixel_llm.core.location_head import LocationHead
+from pixel_llm.core.mask_adapter import GatedMaskAdapter
 from pixel_llm.core.mask_decoder import MaskDecoder
 from pixel_llm.core.prompt_encoder import PromptEncoder
 from pixel_llm.core.prompt_feature_extractor import PromptFeatureExtractor
@@ -34,6 +35,7 @@ FULL_SIZE = {
     "prompt_encoder": PromptEncoder,
     "prompt_adapter": feature_extractor,
     "mask_decoder": MaskDecoder,
+    "mask_adapter": lambda: GatedMaskAdapter(1024, 768),
     "point_predictor": lambda: LocationHead(width=768, extra_channels=2),
     "textual": lambda: GitDecoder(visual_width=1024),
 }

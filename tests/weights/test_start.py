@@ -8,6 +8,9 @@ from torch import nn
 
 from pixel_llm.core.build import pixel_llm
 from pixel_llm.core.conv_encoder import ConvEncoder
+from pixel_llm.core.mask_adapter import LearnedEmbedding
+from pixel_llm.core.mask_decoder import MaskDecoder
+from pixel_llm.core.mask_head import MaskHead
 from pixel_llm.core.pixel_llm import PixelLLM
 from pixel_llm.core.sam import Sam
 from pixel_llm.tasks.attribute_pretraining import AttributePretraining
@@ -52,6 +55,49 @@ def test_sam_from_promptable_segmentation(tmp_path: Path) -> None:
     assert equal(core.prompt_encoder, stage.core.prompt_encoder)
     assert loaded(core, before) == {"sam_encoder", "prompt_encoder"}
     assert not any(p.requires_grad for p in core.sam_encoder.parameters())
+
+
+def with_masks(core: PixelLLM) -> PixelLLM:
+    """The same model with a mask head whose decoder is that of `Sam(..., decoder_depth=1, decoder_heads=2)`."""
+    decoder = MaskDecoder(width=16, depth=1, heads=2, mlp=128, iou_hidden=16)
+    core.mask_head = MaskHead(decoder, LearnedEmbedding(16))
+    return core
+
+
+def test_mask_decoder_from_promptable_segmentation(tmp_path: Path) -> None:
+    stage = PromptableSegmentation(Sam(tiny_sam_encoder(), decoder_depth=1, decoder_heads=2), tiny_optimizer())
+    path = save(tmp_path / "sam.ckpt", stage)
+    torch.save(stage.core.state_dict(), tmp_path / "official.pth")  # official files have the same names, bare
+    for source in (path, str(tmp_path / "official.pth")):
+        core = with_masks(tiny_core())
+        before = snapshot(core)
+        StartingWeights(sam=source).load(core)
+        assert core.mask_head is not None
+        assert equal(core.mask_head.decoder, stage.core.mask_decoder)
+        assert loaded(core, before) == {"sam_encoder", "prompt_encoder", "mask_head"}
+
+
+def test_a_model_with_masks_from_one_without(tmp_path: Path) -> None:
+    whole, core = tiny_task(), with_masks(tiny_core())
+    before = snapshot(core)
+    StartingWeights(core=save(tmp_path / "whole.ckpt", whole)).load(core)
+    assert "mask_head" not in loaded(core, before)
+    assert all(torch.equal(core.state_dict()[name], value) for name, value in whole.core.state_dict().items())
+
+
+def test_a_model_with_masks_from_another_and_never_from_half_a_mask_head(tmp_path: Path) -> None:
+    whole, core = tiny_task(), with_masks(tiny_core())
+    with_masks(whole.core)
+    path = save(tmp_path / "whole.ckpt", whole)
+    StartingWeights(core=path).load(core)
+    assert equal(core, whole.core)
+    with pytest.raises(ValueError, match=r"does not fit: lacks nothing; has mask_head\."):
+        StartingWeights(core=path).load(tiny_core())
+    tensors = whole.state_dict()
+    del tensors["core.mask_head.adapter.embedding"]
+    torch.save({"state_dict": tensors}, path)
+    with pytest.raises(ValueError, match=r"does not fit: lacks mask_head\.adapter\.embedding"):
+        StartingWeights(core=path).load(core)
 
 
 def test_tuned_encoder_from_attribute_pretraining(tmp_path: Path) -> None:
@@ -142,6 +188,14 @@ def test_query_tokens_are_placed_again_by_the_new_position_code(tmp_path: Path) 
     assert not torch.equal(tokens, first)
     core.place_query_tokens()
     assert torch.equal(core.prompt_feature_extractor.query_tokens, tokens)
+
+
+def test_trained_query_tokens_stay(tmp_path: Path) -> None:
+    whole, core = tiny_task(), gridded()
+    path = save(tmp_path / "whole.ckpt", whole)
+    sam = PromptableSegmentation(Sam(tiny_sam_encoder(), decoder_depth=1, decoder_heads=2), tiny_optimizer())
+    StartingWeights(core=path, sam=save(tmp_path / "sam.ckpt", sam)).load(core)
+    assert equal(core.prompt_feature_extractor, whole.core.prompt_feature_extractor)
 
 
 def test_random_query_tokens_stay(tmp_path: Path) -> None:
