@@ -14,6 +14,7 @@ _TRAINER_VERBS = ("fit", "validate", "test", "predict")
 _OWN_VERBS = {
     "prepare": "raw annotations and images, or the toy world -> shards",
     "caption": "say what is in a photo, and where each word is",
+    "score": "figures of predictions in a file, from any system",
 }
 
 
@@ -42,6 +43,10 @@ def main() -> int:
         from pixel_llm.predictor import caption_command
 
         return guarded(lambda: caption_command(arguments[1:]))
+    if verb == "score":
+        from pixel_llm.score import main as score
+
+        return guarded(lambda: score(arguments[1:]))
     if verb == "--version":
         sys.stdout.write(f"pixel-llm {version('pixel-llm')}, lightning {version('lightning')}\n")
         return 0

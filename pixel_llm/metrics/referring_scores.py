@@ -263,7 +263,7 @@ def referring_table(scores: Scores, note: str = "") -> str:
     texts = [
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines
     ]
-    return "\n".join([*texts, *([note] if note else [])]) + "\n"
+    return "\n".join([*texts, *([note] if note else [])])
 
 
 def _cell(figures: dict[str, float], name: str) -> str:
