@@ -12,7 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from datamodules.formats.records import FormatError
 from datamodules.prepare import coco_captions, coco_instances, localized_narratives
-from datamodules.prepare.corpus import Corpus, annotation_files
+from datamodules.prepare.corpus import Corpus, annotation_files, annotation_paths
+from datamodules.prepare.referring import split_corpus
+from datamodules.prepare.referring_corpora import read_referring
+from datamodules.prepare.report import Report
 from datamodules.prepare.shards import IMAGES_PER_SHARD, write_shards
 from datamodules.prepare.toy_world.write import write_toy_world
 from datamodules.records import CAPTIONED, read_captions, read_field
@@ -49,6 +52,8 @@ def add_prepare_commands(subparsers: Any) -> None:
         coco_instances.open_corpus,
         "COCO instances json: boxes and masks of each image's objects",
     )
+    _add_referring(subparsers, "refcoco", "refs and instances of RefCOCO, RefCOCO+, RefCOCOg or gRefCOCO, by folder")
+    _add_referring(subparsers, "referring", "referring expressions of any form, recognised by its content")
     _add_index(subparsers)
     _add_toy(subparsers)
     _add_tokenizer(subparsers)
@@ -64,13 +69,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _add_converter(subparsers: Any, name: str, open_corpus: Callable[[list[Path]], Corpus], summary: str) -> None:
     parser = subparsers.add_parser(name, help=summary, description=summary)
-    parser.add_argument(
-        "--annotations",
-        nargs="+",
-        required=True,
-        metavar="GLOB",
-        help="annotation files; patterns are expanded",
-    )
+    _add_sources(parser, "annotation files; patterns are expanded")
+    parser.set_defaults(handler=lambda args: _guarded(lambda: _convert(args, open_corpus), args.out))
+
+
+def _add_referring(subparsers: Any, name: str, summary: str) -> None:
+    parser = subparsers.add_parser(name, help=summary, description=summary)
+    _add_sources(parser, "annotation files or their folders; patterns are expanded")
+    parser.add_argument("--split", metavar="NAME", help="put everything into one split of this name, such as my_train")
+    parser.set_defaults(handler=lambda args: _guarded(lambda: _convert_referring(args), args.out))
+
+
+def _add_sources(parser: argparse.ArgumentParser, annotations: str) -> None:
+    parser.add_argument("--annotations", nargs="+", required=True, metavar="GLOB", help=annotations)
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder that holds the images")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write the shards to")
     parser.add_argument(
@@ -87,7 +98,6 @@ def _add_converter(subparsers: Any, name: str, open_corpus: Callable[[list[Path]
         metavar="N",
         help="images per shard (default: %(default)s)",
     )
-    parser.set_defaults(handler=lambda args: _guarded(lambda: _convert(args, open_corpus), args.out))
 
 
 def _add_index(subparsers: Any) -> None:
@@ -162,20 +172,36 @@ def _guarded(run: Callable[[], None], folder: Path) -> int:
 def _convert(args: argparse.Namespace, open_corpus: Callable[[list[Path]], Corpus]) -> None:
     files = annotation_files(args.annotations)
     with _bar() as bar:
-        task = bar.add_task("reading annotations", total=None)
+        bar.add_task("reading annotations", total=None)
         bar.refresh()
         corpus = open_corpus(files)
-        report = write_shards(
+    report = _write(corpus, args, args.out)
+    sys.stdout.write("\n".join([*report.lines(), f"shards in {args.out}"]) + "\n")
+
+
+def _convert_referring(args: argparse.Namespace) -> None:
+    """Writes one folder of shards below --out for each split that the annotations hold."""
+    with _bar() as bar:
+        bar.add_task("reading annotations", total=None)
+        bar.refresh()
+        splits = read_referring(annotation_paths(args.annotations), args.split)
+    for split in splits:
+        out = args.out / split.name
+        report = _write(split_corpus(split, args.images), args, out)
+        sys.stdout.write("\n".join([split.name, *(f"  {line}" for line in report.lines()), f"shards in {out}"]) + "\n")
+
+
+def _write(corpus: Corpus, args: argparse.Namespace, out: Path) -> Report:
+    with _bar() as bar:
+        task = bar.add_task("images", total=None)
+        return write_shards(
             corpus,
             args.images,
-            args.out,
+            out,
             workers=args.workers,
             shard_size=args.shard_size,
-            on_progress=lambda done, total: bar.update(
-                task, description="images", completed=done, total=total, refresh=True
-            ),
+            on_progress=lambda done, total: bar.update(task, completed=done, total=total, refresh=True),
         )
-    sys.stdout.write("\n".join([*report.lines(), f"shards in {args.out}"]) + "\n")
 
 
 def _toy(args: argparse.Namespace) -> None:

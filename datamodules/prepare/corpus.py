@@ -72,13 +72,24 @@ class Corpus:
 
 def annotation_files(patterns: Sequence[str]) -> list[Path]:
     """The files that the patterns name, sorted, each once; ShardError for a pattern that names none."""
+    return sorted(_matches(patterns, Path.is_file))
+
+
+def annotation_paths(patterns: Sequence[str]) -> list[Path]:
+    """The files and folders that the patterns name, as `annotation_files`."""
+    return sorted(_matches(patterns, Path.exists))
+
+
+def _matches(patterns: Sequence[str], fits: Callable[[Path], bool]) -> set[Path]:
     found: set[Path] = set()
     for pattern in patterns:
-        matches = {Path(name) for name in glob.glob(pattern, recursive=True) if Path(name).is_file()}
+        # A name may hold characters of patterns, as `refs(unc).p` in a folder `[old]` does.
+        names = [pattern] if Path(pattern).exists() else glob.glob(pattern, recursive=True)
+        matches = {path for path in map(Path, names) if fits(path)}
         if not matches:
             raise ShardError(f"no annotation file {pattern}")
         found |= matches
-    return sorted(found)
+    return found
 
 
 def content_of(files: Sequence[Path]) -> list[dict[str, str]]:

@@ -1,0 +1,160 @@
+"""What every form of referring data says, in one form: a split, its images, their objects and expressions.
+
+The readers of the forms (`refer`, `mdetr`, `uninext`, `referring_jsonl`) put what they find into `ReferringSplits`.
+Boxes are x0 y0 x1 y1 in pixels, segmentations as they stand in the file; neither is fitted to the image here.
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datamodules.formats.records import BadRecord, RecordError
+
+Box = tuple[float, float, float, float]
+
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_]+")
+_COCO_NAME = re.compile(r"COCO_(?:train|val|test)\d{4}_0*(\d+)")
+_TWELVE_DIGITS = re.compile(r"(?:(?:train|val|test|unlabeled)20\d\d/)?(\d{12})\.[a-z]+")
+
+
+@dataclass(frozen=True)
+class ReferredObject:
+    """box: x0 y0 x1 y1 in pixels.  segmentation: polygons or run lengths as COCO writes them, None without a mask."""
+
+    box: Box
+    segmentation: Any = None
+    crowd: bool = False
+
+
+@dataclass(frozen=True)
+class Expression:
+    """where: its place, for a report.  targets: ids of the objects that it means, all of them; () for nothing."""
+
+    where: str
+    expression_id: str
+    text: str
+    targets: tuple[str, ...]
+    kind: str = ""
+
+
+@dataclass
+class ReferringImage:
+    """file_name: as the annotations give it, "" where they do not.  size: width and height, None where not given.
+
+    picture: the same for two images of any data sets that are the same photo, as far as their names tell.
+    objects: id -> object, in the order of the file.
+    """
+
+    image_id: str
+    file_name: str
+    size: tuple[int, int] | None
+    picture: str
+    objects: dict[str, ReferredObject] = field(default_factory=dict)
+    expressions: list[Expression] = field(default_factory=list)
+
+    def add_object(self, object_id: str, found: ReferredObject) -> str:
+        """Adds an object and returns its id, with a number behind it where another box has it already."""
+        if self.objects.get(object_id, found).box != found.box:
+            object_id = free_name(object_id, self.objects)
+        self.objects.setdefault(object_id, found)
+        return object_id
+
+
+@dataclass
+class ReferringSplit:
+    """One split of one partition of a data set.
+
+    name: with both, `refcoco_unc_val`.  part: `val`.  refs, sentences, image_ids: what the annotations hold, also what
+    cannot be used.  bad: the expressions, one entry for each, that lack an image or an object.
+    """
+
+    name: str
+    part: str
+    files: list[Path] = field(default_factory=list)
+    images: dict[str, ReferringImage] = field(default_factory=dict)
+    refs: int = 0
+    sentences: int = 0
+    image_ids: set[str] = field(default_factory=set)
+    bad: list[BadRecord] = field(default_factory=list)
+    _expression_ids: set[str] = field(default_factory=set)
+
+    def image(self, image_id: str, file_name: str = "", size: tuple[int, int] | None = None) -> ReferringImage:
+        """The image of this id, a new one where there is none yet."""
+        if image_id not in self.images:
+            picture = picture_name(self.name, image_id, file_name)
+            self.images[image_id] = ReferringImage(image_id, file_name, size, picture)
+        return self.images[image_id]
+
+    def add(self, image: ReferringImage, expression: Expression) -> None:
+        """Adds an expression; an id that occurs again gets a number behind it."""
+        if expression.expression_id in self._expression_ids:
+            name = free_name(expression.expression_id, self._expression_ids)
+            expression = Expression(expression.where, name, expression.text, expression.targets, expression.kind)
+        self._expression_ids.add(expression.expression_id)
+        image.expressions.append(expression)
+
+    def count(self, image_id: str, sentences: int) -> None:
+        """Counts a ref of the annotations, whether it can be used or not."""
+        self.refs += 1
+        self.sentences += sentences
+        self.image_ids.add(image_id)
+
+
+class ReferringSplits:
+    """The splits that some files hold, in order of first appearance.
+
+    only_name: puts everything into one split of this name.
+    """
+
+    def __init__(self, only_name: str | None = None) -> None:
+        self._only_name = only_name
+        self._splits: dict[str, ReferringSplit] = {}
+
+    def get(self, dataset: str, part: str, *files: Path) -> ReferringSplit:
+        """The split `part` of a data set, which these files belong to."""
+        name = self._only_name or plain_name(f"{dataset}_{part}")
+        split = self._splits.setdefault(name, ReferringSplit(name, part_of(name) if self._only_name else part))
+        split.files += [file for file in files if file not in split.files]
+        return split
+
+    def all(self) -> list[ReferringSplit]:
+        return list(self._splits.values())
+
+
+def plain_name(name: str) -> str:
+    """A name of letters, digits and underscores: `refcoco+` is `refcocoplus`, as it is usually written."""
+    return _NOT_IN_NAMES.sub("_", name.replace("+", "plus")).strip("_")
+
+
+def part_of(name: str) -> str:
+    """The last word of a split's name: `val` of `refcoco_unc_val`."""
+    return name.rsplit("_", 1)[-1]
+
+
+def box_from_corner_and_size(numbers: Box) -> Box:
+    """x y width height -> x0 y0 x1 y1; RecordError for a box without area."""
+    x, y, width, height = numbers
+    if width <= 0 or height <= 0:
+        raise RecordError("zero-area box")
+    return x, y, x + width, y + height
+
+
+def picture_name(dataset: str, image_id: str, file_name: str) -> str:
+    """`coco/581857` for a photo of COCO, whatever the data set calls it; else the data set's name and the image's."""
+    name = file_name.rsplit("/", 1)[-1]
+    found = _COCO_NAME.match(name) or _TWELVE_DIGITS.fullmatch(file_name)
+    if found:
+        return f"coco/{int(found[1])}"
+    family = dataset.split("_")[0]
+    if "coco" in dataset and image_id.isascii() and image_id.isdigit():
+        return f"coco/{int(image_id)}"
+    return f"{family}/{file_name or image_id}"
+
+
+def free_name(name: str, taken: Any) -> str:
+    """The name with the first number from 2 on behind it that makes it a new one."""
+    number = 2
+    while f"{name}-{number}" in taken:
+        number += 1
+    return f"{name}-{number}"
