@@ -16,9 +16,9 @@ from datamodules.prepare.toy_world.scene import SHAPES, Scene, Shape
 Words = tuple[str, ...]
 
 PER_OBJECT = 3
-HIDDEN = 0.6  # an object of which less than this share is visible is not referred to
+SHOWN = 0.6  # an object of which less than this share is visible is not referred to
 _DIRECTIONS = {"to the left of": (-1, 0), "to the right of": (1, 0), "above": (0, -1), "below": (0, 1)}
-_CLEARLY = 1.2  # how much further an object lies in a relation's direction than across it; the others less, as clearly
+_CLEARLY = 1.2  # the object lies so much further in a relation's direction than across it; others less, as clearly
 _PLACES = {
     "leftmost {}": (-1, 0),
     "rightmost {}": (1, 0),
@@ -51,14 +51,29 @@ class _Candidate:
     needed: bool
 
 
+@dataclass(frozen=True)
+class _Known:
+    """meanings: for each object, what it may be called and the objects that are called so."""
+
+    scene: Scene
+    shown: list[bool]
+    meanings: list[dict[Words, list[int]]]
+
+    def names(self, index: int) -> list[Words]:
+        """What means this object alone."""
+        return [words for words, meant in self.meanings[index].items() if meant == [index]]
+
+
 def refer(scene: Scene, visible: Sequence[float]) -> list[list[Expression]]:
     """Up to three different expressions of each object, in the scene's order; none of objects that are mostly hidden.
 
     visible: share of each object that nothing hides.
     """
     rng = np.random.default_rng((*scene.seed, 5))
-    shown = [share >= HIDDEN for share in visible]
-    return [_of_object(scene, shown, i, rng) if shown[i] else [] for i in range(len(scene.objects))]
+    shown = [share >= SHOWN for share in visible]
+    meanings = [{words: meant_by(scene, words) for words in descriptions(shape)} for shape in scene.objects]
+    known = _Known(scene, shown, meanings)
+    return [_of_object(known, i, rng) if shown[i] else [] for i in range(len(scene.objects))]
 
 
 def meant_by(scene: Scene, words: Sequence[str]) -> list[int]:
@@ -77,12 +92,12 @@ def phrase(words: Words) -> str:
     return " ".join(words if words and words[-1] in SHAPES else (*words, "shape"))
 
 
-def _of_object(scene: Scene, shown: list[bool], index: int, rng: np.random.Generator) -> list[Expression]:
+def _of_object(known: _Known, index: int, rng: np.random.Generator) -> list[Expression]:
     """A relation and attributes, then whatever is possible; twice the same words count once."""
     candidates = {
-        "relation": list(_relations(scene, shown, index)),
-        "attributes": [_Candidate(words, "{}", True) for words in _names(scene, index)],
-        "place": list(_places(scene, index)),
+        "relation": list(_relations(known, index)),
+        "attributes": [_Candidate(words, "{}", True) for words in known.names(index)],
+        "place": list(_places(known, index)),
     }
     choose: dict[str, Callable] = {"relation": _by_need, "place": _by_need, "attributes": _by_length}
     last = rng.permutation(["relation", "attributes", "place"]).tolist()
@@ -120,35 +135,31 @@ def _say(candidate: _Candidate, kind: str, rng: np.random.Generator) -> Expressi
     return Expression(article + candidate.pattern.format(name), (begin, begin + len(name)), kind)
 
 
-def _names(scene: Scene, index: int) -> list[Words]:
-    """Descriptions that mean this object alone."""
-    return [words for words in descriptions(scene.objects[index]) if meant_by(scene, words) == [index]]
-
-
-def _places(scene: Scene, index: int) -> Iterator[_Candidate]:
+def _places(known: _Known, index: int) -> Iterator[_Candidate]:
     """Where the object lies among several of its name, if it is clearly the first there and in that half."""
-    for words in descriptions(scene.objects[index]):
-        others = [j for j in meant_by(scene, words) if j != index]
-        for pattern, direction in _PLACES.items():
-            reach = _reach(scene, index, direction)
-            if others and reach > 0 and all(reach - _reach(scene, j, direction) > _LEAD for j in others):
+    reaches = {pattern: [_reach(known.scene, j, d) for j in range(len(known.shown))] for pattern, d in _PLACES.items()}
+    for words, meant in known.meanings[index].items():
+        others = [j for j in meant if j != index]
+        for pattern, reach in reaches.items():
+            if others and reach[index] > 0 and all(reach[index] - reach[j] > _LEAD for j in others):
                 yield _Candidate(words, pattern, True)
 
 
-def _relations(scene: Scene, shown: list[bool], index: int) -> Iterator[_Candidate]:
-    """Where the object lies seen from another one, if no other of its name clearly may be said to lie there."""
-    for anchor in range(len(scene.objects)):
-        names = _names(scene, anchor)
-        if anchor == index or not shown[anchor] or not names:
+def _relations(known: _Known, index: int) -> Iterator[_Candidate]:
+    """Where the object lies seen from another one, if no other of its name may be said to lie there too."""
+    for anchor, shown in enumerate(known.shown):
+        names = known.names(anchor)
+        if anchor == index or not shown or not names:
             continue
-        relation = relation_of(scene, index, anchor)
-        if relation not in _DIRECTIONS or _along(scene, index, anchor, relation) < _CLEARLY:
+        relation = relation_of(known.scene, index, anchor)
+        if relation not in _DIRECTIONS or _along(known.scene, index, anchor, relation) < _CLEARLY:
             continue
-        shortest = min(names, key=lambda words: (not words or words[-1] not in SHAPES, len(words)))
-        for words in descriptions(scene.objects[index]):
-            others = [j for j in meant_by(scene, words) if j != index]
-            if all(j == anchor or _along(scene, j, anchor, relation) < 1 / _CLEARLY for j in others):
-                yield _Candidate(words, f"{{}} {relation} the {phrase(shortest)}", bool(others))
+        shortest = min(names, key=lambda words: (words[-1] not in SHAPES, len(words)))
+        there = [j for j in range(len(known.shown)) if j != anchor]
+        there = [j for j in there if _along(known.scene, j, anchor, relation) >= 1 / _CLEARLY]
+        for words, meant in known.meanings[index].items():
+            if set(meant) & set(there) == {index}:
+                yield _Candidate(words, f"{{}} {relation} the {phrase(shortest)}", len(meant) > 1)
 
 
 def _reach(scene: Scene, index: int, direction: tuple[int, int]) -> float:

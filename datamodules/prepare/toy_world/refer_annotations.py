@@ -1,12 +1,13 @@
-"""Expressions of a toy scene in the formats of referring data: `refs(<split_by>).p` of RefCOCO, and MDETR's json.
+"""Expressions of a toy scene in the formats of referring data: RefCOCO's refs, gRefCOCO's refs, and MDETR's json.
 
-RefCOCO has one file for all splits, so its ids are unique over them: `shared_id` of an image, followed by the number
-of the object for annotations and refs, followed by the number of the expression for sentences.
+RefCOCO has one file for all splits, so ids are unique over them: `shared_id` of an image, followed by a digit for the
+object in those of annotations and refs, followed by a digit for the expression in those of sentences.
 """
 
 from typing import Any
 
 from datamodules.prepare.toy_world.refer import Expression
+from datamodules.prepare.toy_world.refer_several import GroupExpression
 from datamodules.prepare.toy_world.scene import SPLITS
 
 Json = dict[str, Any]
@@ -46,6 +47,28 @@ def refs(image: Json, instances: list[Json], expressions: list[list[Expression]]
                     "sentences": sentences,
                 }
             )
+    return out
+
+
+def grefs(image: Json, instances: list[Json], expressions: list[GroupExpression], split: str) -> list[Json]:
+    """gRefCOCO's refs of one image: one for each expression, whose targets are a list, [-1] for none."""
+    shared, image_id = [shared_instance(one, split) for one in instances], shared_id(image["id"], split)
+    out = []
+    for number, expression in enumerate(expressions, start=image_id * 10):
+        targets = [shared[i] for i in expression.targets]
+        out.append(
+            {
+                "ref_id": number,
+                "ann_id": [target["id"] for target in targets] or [-1],
+                "image_id": image_id,
+                "file_name": image["file_name"],
+                "category_id": [target["category_id"] for target in targets] or [-1],
+                "split": split,
+                "no_target": not targets,
+                "sent_ids": [number],
+                "sentences": [_sentence(number, expression.text, expression.kind)],
+            }
+        )
     return out
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 import pickle
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,11 +11,13 @@ from typing import Any
 
 from datamodules.prepare.toy_world import annotations, refer_annotations
 from datamodules.prepare.toy_world.refer import refer
+from datamodules.prepare.toy_world.refer_several import refer_to_any_number
 from datamodules.prepare.toy_world.render import render, to_jpeg, visible_shares
 from datamodules.prepare.toy_world.scene import SPLITS, make_scene
 from datamodules.prepare.workers import in_order_of_completion
 
 VERSION = 4  # of the generator: figures are comparable between commits that agree on it
+GROUP_SPLITS = ("val", "test")  # of expressions that mean any number of objects
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
@@ -29,6 +31,7 @@ class _Described:
     captions: list[dict[str, Any]]
     narrative: str
     refs: list[dict[str, Any]]
+    grefs: list[dict[str, Any]]
     mdetr: tuple[list[dict[str, Any]], list[dict[str, Any]]]
 
 
@@ -36,7 +39,8 @@ def write_toy_world(out: Path, sizes: dict[str, int], seed: int, workers: int, p
     """Write `images/<split>/*.jpg` and `annotations/*` for each split's number of images.
 
     The files depend on seed and sizes only, not on the workers. A split whose annotations exist with the same seed
-    and size is kept; annotations are written last and renamed into place, so an interrupted run goes on.
+    and size is kept; annotations are written last and renamed into place, so an interrupted run goes on. Referring
+    data sets hold all splits in one file: they are put together at the end from each split's `refs_*` and `grefs_*`.
     progress: wraps an iterable of known length with a description, for a progress bar.
     """
     for split in SPLITS:
@@ -45,13 +49,13 @@ def write_toy_world(out: Path, sizes: dict[str, int], seed: int, workers: int, p
         if stamp.is_file() and stamp.read_text() == settings:
             continue
         (out / "images" / split).mkdir(parents=True, exist_ok=True)
-        (out / "annotations/toy").mkdir(parents=True, exist_ok=True)
+        stamp.parent.mkdir(exist_ok=True)
         _write_split(out, split, sizes[split], seed, workers, progress)
         _write_text(stamp, settings)
     settings = _compact({"version": VERSION, "seed": seed, "images": sizes})
-    stamp = out / "annotations/toy/settings.json"
+    stamp = out / "annotations/referring.settings.json"
     if not stamp.is_file() or stamp.read_text() != settings:
-        _join_splits(out / "annotations", "toy", "refs", SPLITS)
+        _write_referring(out / "annotations")
         _write_text(stamp, settings)
 
 
@@ -60,14 +64,16 @@ def _write_split(out: Path, split: str, size: int, seed: int, workers: int, prog
     made = in_order_of_completion(work, range(1, size + 1), workers)
     by_id = sorted(progress(made, size, f"toy world, {split}"), key=lambda one: one.image["id"])
     images = [one.image for one in by_id]
-    files = {
+    files: dict[str, Any] = {
         f"instances_{split}.json": _coco(images, [entry for one in by_id for entry in one.instances]),
         f"captions_{split}.json": {"images": images, "annotations": [entry for one in by_id for entry in one.captions]},
         f"toy_unc_{split}_mdetr.json": _coco(
             [entry for one in by_id for entry in one.mdetr[0]], [entry for one in by_id for entry in one.mdetr[1]]
         ),
-        f"toy/refs_{split}.json": [ref for one in by_id for ref in one.refs],
+        f"refs_{split}.json": [ref for one in by_id for ref in one.refs],
     }
+    if split in GROUP_SPLITS:
+        files[f"grefs_{split}.json"] = [ref for one in by_id for ref in one.grefs]
     folder = out / "annotations"
     _write_text(folder / f"toy_{split}_localized_narratives.jsonl", "".join(one.narrative for one in by_id))
     for name, content in files.items():
@@ -79,29 +85,45 @@ def _write_image(images: Path, split: str, seed: int, image_id: int) -> _Describ
     pixels, masks = render(scene)
     (images / annotations.image_file(image_id, split)).write_bytes(to_jpeg(pixels))
     image, instances = annotations.image_record(scene, image_id, split), annotations.instances(scene, masks, image_id)
-    expressions = refer(scene, visible_shares(scene, masks))
+    visible = visible_shares(scene, masks)
+    expressions = refer(scene, visible)
+    groups = refer_to_any_number(scene, visible, expressions) if split in GROUP_SPLITS else []
     return _Described(
         image,
         instances,
         annotations.captions(scene, image_id),
         _compact(annotations.localized_narrative(scene, image_id, split)) + "\n",
         refer_annotations.refs(image, instances, expressions, split),
+        refer_annotations.grefs(image, instances, groups, split),
         refer_annotations.mdetr(image, instances, expressions, split),
     )
 
 
-def _join_splits(folder: Path, name: str, kind: str, splits: Sequence[str]) -> None:
-    """Write a data set of referring expressions, which is one file for all splits, from what was written for each."""
+def _write_referring(folder: Path) -> None:
+    """Write the data sets of referring expressions, which hold all splits, from what was written for each split."""
+    refs = pickle.dumps(_joined(folder, "refs", SPLITS), protocol=2)
+    grefs = _compact(_joined(folder, "grefs", GROUP_SPLITS)).encode()
+    for name, splits, file, data in (
+        ("toy", SPLITS, "refs(unc).p", refs),
+        ("toy_grefcoco", GROUP_SPLITS, "grefs(unc).json", grefs),
+    ):
+        (folder / name).mkdir(exist_ok=True)
+        _write_text(folder / name / "instances.json", _compact(_joined_instances(folder, splits)))
+        _write_bytes(folder / name / file, data)
+
+
+def _joined(folder: Path, kind: str, splits: Iterable[str]) -> list[dict[str, Any]]:
+    return [ref for split in splits for ref in json.loads((folder / f"{kind}_{split}.json").read_text())]
+
+
+def _joined_instances(folder: Path, splits: Iterable[str]) -> dict[str, Any]:
     images: list[dict[str, Any]] = []
     instances: list[dict[str, Any]] = []
-    refs: list[dict[str, Any]] = []
     for split in splits:
         objects = json.loads((folder / f"instances_{split}.json").read_text())
         images += [refer_annotations.shared_image(image, split) for image in objects["images"]]
         instances += [refer_annotations.shared_instance(instance, split) for instance in objects["annotations"]]
-        refs += json.loads((folder / name / f"{kind}_{split}.json").read_text())
-    _write_text(folder / name / "instances.json", _compact(_coco(images, instances)))
-    _write_bytes(folder / name / f"{kind}(unc).p", pickle.dumps(refs, protocol=2))
+    return _coco(images, instances)
 
 
 def _coco(images: list[dict[str, Any]], instances: list[dict[str, Any]]) -> dict[str, Any]:
