@@ -13,6 +13,8 @@ from pixel_llm.metrics.distributed import on_rank_zero
 from pixel_llm.metrics.lbm import LocalBipartiteMatching
 from pixel_llm.metrics.object_words import ObjectWordsInside
 from pixel_llm.metrics.point_l1 import PointL1
+from pixel_llm.metrics.referring import ReferringMetrics
+from pixel_llm.structures import Reference, ReferringPrediction
 
 SAMPLES = 5
 CAPTIONS = ["a dog runs", "two cats", "", "a red car on a street", "sky"]
@@ -22,6 +24,7 @@ REFERENCES = [["a dog runs fast", "the dog"], ["two cats sleep"], ["nothing"], [
 def evaluate(samples: list[int]) -> dict[str, float]:
     """All metrics over the given samples of a made-up data set, one update each."""
     words, points, inside, texts = LocalBipartiteMatching(k=1), PointL1(), ObjectWordsInside(), CaptionMetrics()
+    referring = ReferringMetrics()
     for sample in samples:
         rng = torch.Generator().manual_seed(sample)
         boxes, truth = torch.rand(2, 10 * sample, 4, generator=rng)  # sample 0 has no box and is skipped
@@ -30,8 +33,11 @@ def evaluate(samples: list[int]) -> dict[str, float]:
         points.update(corners, truth.reshape(1, -1, 2, 2), torch.ones(corners.shape[:2], dtype=torch.bool))
         inside.update(boxes[:, :2], truth.sort(dim=1).values)
         texts.update([f"key{sample}"], [CAPTIONS[sample]], [REFERENCES[sample]])
+        reference = Reference(f"key{sample}", "", split="ab"[sample % 2], targets=[(0.0, 0.0, 1.0, 1.0)])
+        referring.update([reference], [ReferringPrediction("", "", (0.0, 0.0, 20.0 * sample, 99.0))], [(100, 100)])
     values = {"lbm": words, "point_l1": points, "inside": inside}
-    return {name: metric.compute().item() for name, metric in values.items()} | texts.compute()
+    figures = {f"{split}/{name}": v for split, own in referring.compute().items() for name, v in own.items()}
+    return {name: metric.compute().item() for name, metric in values.items()} | texts.compute() | figures
 
 
 def run_rank(rank: int, parts: list[list[list[int]]], folder: Path) -> None:

@@ -19,9 +19,13 @@ from pixel_llm.metrics.meteor import meteor_score, meteor_statistics, sum_statis
 from pixel_llm.metrics.point_l1 import PointL1, point_l1
 from pixel_llm.metrics.ptb import tokenize_stanford
 from pixel_llm.metrics.rouge import rouge_l
+from tests.parity.referring_metrics import compare_referring_boxes, compare_referring_masks
 from tests.parity.report import Report
 
-TOLERANCES = "tolerances: traces 1e-6, captions 1e-9, METEOR counts and tokens exact; relative to an output's scale"
+TOLERANCES = (
+    "tolerances: traces and referring 1e-6, captions 1e-9, METEOR counts, tokens and pixels exact, LAVT as printed; "
+    "relative to an output's scale"
+)
 TRACE, CAPTION, EXACT = 1e-6, 1e-9, 0.0
 
 Block = tuple[str, list[dict[str, Any]], dict[str, Any]]  # name, items, expected numbers
@@ -42,6 +46,8 @@ def compare(folder: Path) -> Report:
         compare_lbm: ["lbm_inputs.npz", "lbm_expected.json"],
         compare_point_l1: ["point_l1.json"],
         compare_captions: ["captions_inputs.json", "captions_expected.json", "captions_large.json"],
+        compare_referring_boxes: ["refer_boxes_inputs.json", "refer_expected.json"],
+        compare_referring_masks: ["refer_masks_inputs.npz", "refer_expected.json"],
     }
     for comparison, files in covered.items():
         name = comparison.__name__.removeprefix("compare_")
