@@ -4,11 +4,15 @@ A reader never raises for one bad record: it yields a `BadRecord`, so that a cal
 it. The wording of a reason never holds a number or a name from the record, so that reasons can be counted.
 """
 
+import gzip
 import json
 import math
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+_GZIP = b"\x1f\x8b"
 
 
 class RecordError(ValueError):
@@ -112,12 +116,18 @@ def parse_json(data: bytes) -> Any:
         raise RecordError("broken JSON") from None
 
 
+def read_json(path: Path) -> Any:
+    """The value of a JSON file, also one packed with gzip; FormatError with the file's name where it is none."""
+    try:
+        data = path.read_bytes()
+        return parse_json(gzip.decompress(data) if data.startswith(_GZIP) else data)
+    except (RecordError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise FormatError(f"{path}: {error}") from None
+
+
 def read_json_object(path: Path) -> dict[str, Any]:
     """A file that is one JSON object; FormatError with the file's name where it is not."""
-    try:
-        found = parse_json(path.read_bytes())
-    except RecordError as error:
-        raise FormatError(f"{path}: {error}") from None
+    found = read_json(path)
     if not isinstance(found, dict):
         raise FormatError(f"{path}: not a JSON object")
     return found

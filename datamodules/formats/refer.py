@@ -20,7 +20,7 @@ from datamodules.formats.records import (
     four_numbers,
     identifier,
     items,
-    parse_json,
+    read_json,
     text,
 )
 from datamodules.formats.referring import (
@@ -40,10 +40,11 @@ _NOTHING = "-1"
 
 @dataclass(frozen=True)
 class _Objects:
-    """The annotations of an instance file by their ids."""
+    """The annotations of an instance file by their ids.  crowds: whether a crowd may be what a ref means."""
 
     coco: CocoFile
     entries: dict[str, dict[str, Any]]
+    crowds: bool
 
 
 def refs_files(folder: Path) -> list[Path]:
@@ -67,16 +68,13 @@ def read_refs(files: list[Path], splits: ReferringSplits) -> None:
     coco = load_coco(instances)
     entries = {str(entry.get("id")): entry for found in coco.annotations.values() for entry in found}
     for path in files:
-        refs = _load(path)
-        for number, ref in enumerate(refs):
-            _add_ref(path, number, ref, _Objects(coco, entries), splits)
+        objects = _Objects(coco, entries, crowds=path.name.startswith("g"))
+        for number, ref in enumerate(_load(path)):
+            _add_ref(path, number, ref, objects, splits)
 
 
 def _load(path: Path) -> list[Any]:
-    try:
-        refs = parse_json(path.read_bytes()) if path.suffix == ".json" else read_plain_pickle(path)
-    except RecordError as error:
-        raise FormatError(f"{path}: {error}") from None
+    refs = read_json(path) if path.suffix == ".json" else read_plain_pickle(path)
     if not isinstance(refs, list):
         raise FormatError(f"{path}: not a list of refs")
     return refs
@@ -97,14 +95,14 @@ def _add_ref(path: Path, number: int, ref: Any, objects: _Objects, splits: Refer
     split = splits.get(dataset, part, path, objects.coco.path)
     sentences = ref.get("sentences")
     sentences = sentences if isinstance(sentences, list) else []
-    split.count(str(ref.get("image_id")), len(sentences))
+    split.count(str(ref.get("image_id")), len(sentences), str(number))
     try:
         if not sentences:
             raise RecordError("a ref without sentences")
         entry = objects.coco.images.get(identifier(ref, "image_id"))
         if entry is None:
             raise RecordError(f"its image is not in {INSTANCES!r}")
-        image = split.image(entry.image_id, entry.file_name, (entry.width, entry.height))
+        image = split.image(dataset, entry.image_id, entry.file_name, (entry.width, entry.height))
         targets = _targets(ref, image, objects)
     except RecordError as error:
         split.bad += [BadRecord(where, str(error))] * max(1, len(sentences))
@@ -128,13 +126,13 @@ def _targets(ref: dict[str, Any], image: ReferringImage, objects: _Objects) -> t
             raise RecordError(f"its annotation is not in {INSTANCES!r}")
         if identifier(entry, "image_id") != image.image_id:
             raise RecordError("its annotation is of another image")
-        image.add_object(object_id, _object(entry))
+        image.add_object(object_id, _object(entry, objects.crowds))
     return tuple(wanted)
 
 
-def _object(entry: dict[str, Any]) -> ReferredObject:
+def _object(entry: dict[str, Any], crowds: bool) -> ReferredObject:
     box = box_from_corner_and_size(four_numbers(entry, "bbox"))
-    return ReferredObject(box, entry.get("segmentation"), entry.get("iscrowd") in (1, True))
+    return ReferredObject(box, entry.get("segmentation"), entry.get("iscrowd") in (1, True) and not crowds)
 
 
 def _expression(where: str, spare_id: str, sentence: Any, targets: tuple[str, ...]) -> Expression:

@@ -9,12 +9,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datamodules.formats.records import BadRecord, RecordError
+from datamodules.formats.image_paths import check_inside
+from datamodules.formats.records import BadRecord, FormatError, RecordError
 
 Box = tuple[float, float, float, float]
 
+COCO, VISUAL_GENOME, FLICKR = "coco", "vg", "flickr"
+
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_]+")
+_PART = re.compile(r"(?P<dataset>.+?)[_-](?P<part>(train|val|test).*)")
 _COCO_NAME = re.compile(r"COCO_(?:train|val|test)\d{4}_0*(\d+)")
+# How the names of data sets begin whose image ids are those of these collections of photos.
+_COLLECTIONS = {
+    COCO: ("refcoco", "grefcoco", "mixed_coco", "merge_coco", "coco", "mscoco", "captions_train", "captions_val"),
+    VISUAL_GENOME: ("mixed_vg", "vg", "visual_genome"),
+    FLICKR: ("flickr",),
+}
 _TWELVE_DIGITS = re.compile(r"(?:(?:train|val|test|unlabeled)20\d\d/)?(\d{12})\.[a-z]+")
 
 
@@ -42,7 +52,8 @@ class Expression:
 class ReferringImage:
     """file_name: as the annotations give it, "" where they do not.  size: width and height, None where not given.
 
-    picture: the same for two images of any data sets that are the same photo, as far as their names tell.
+    picture: the photo's name in the collection that it comes from, the same in all data sets: `coco/581857`.
+    coco_picture: its name in COCO, where it comes from another collection that took it from there.
     objects: id -> object, in the order of the file.
     """
 
@@ -52,6 +63,7 @@ class ReferringImage:
     picture: str
     objects: dict[str, ReferredObject] = field(default_factory=dict)
     expressions: list[Expression] = field(default_factory=list)
+    coco_picture: str | None = None
 
     def add_object(self, object_id: str, found: ReferredObject) -> str:
         """Adds an object and returns its id, with a number behind it where another box has it already."""
@@ -60,31 +72,46 @@ class ReferringImage:
         self.objects.setdefault(object_id, found)
         return object_id
 
+    def number_object(self, found: ReferredObject) -> str:
+        """Adds an object that has no id, if the image does not have the same already; returns its number."""
+        known = next((object_id for object_id, other in self.objects.items() if other == found), None)
+        return known if known is not None else self.add_object(str(len(self.objects)), found)
+
 
 @dataclass
 class ReferringSplit:
     """One split of one partition of a data set.
 
-    name: with both, `refcoco_unc_val`.  part: `val`.  refs, sentences, image_ids: what the annotations hold, also what
-    cannot be used.  bad: the expressions, one entry for each, that lack an image or an object.
+    name: with both, `refcoco_unc_val`.  part: `val`.  images: by the names of their pictures.
+    refs, sentences, image_ids: what the annotations hold, also what cannot be used.
+    bad: the expressions, one entry for each, that lack an image or an object.
+    left_out: names the images that were taken out again, "" for none.
     """
 
     name: str
     part: str
     files: list[Path] = field(default_factory=list)
     images: dict[str, ReferringImage] = field(default_factory=dict)
-    refs: int = 0
+    refs: set[str] = field(default_factory=set)
     sentences: int = 0
     image_ids: set[str] = field(default_factory=set)
     bad: list[BadRecord] = field(default_factory=list)
+    left_out: str = ""
+    _ids: set[str] = field(default_factory=set)
     _expression_ids: set[str] = field(default_factory=set)
 
-    def image(self, image_id: str, file_name: str = "", size: tuple[int, int] | None = None) -> ReferringImage:
-        """The image of this id, a new one where there is none yet."""
-        if image_id not in self.images:
-            picture = picture_name(self.name, image_id, file_name)
-            self.images[image_id] = ReferringImage(image_id, file_name, size, picture)
-        return self.images[image_id]
+    def image(
+        self, dataset: str, image_id: str, file_name: str = "", size: tuple[int, int] | None = None
+    ) -> ReferringImage:
+        """The image of this data set, a new one where there is none yet; RecordError for a path out of its folder."""
+        check_inside(image_id, "image_id")
+        check_inside(file_name, "file_name")
+        picture = picture_name(dataset, image_id, file_name)
+        if picture not in self.images:
+            image_id = free_name(image_id, self._ids) if image_id in self._ids else image_id
+            self._ids.add(image_id)
+            self.images[picture] = ReferringImage(image_id, file_name, size, picture)
+        return self.images[picture]
 
     def add(self, image: ReferringImage, expression: Expression) -> None:
         """Adds an expression; an id that occurs again gets a number behind it."""
@@ -94,9 +121,9 @@ class ReferringSplit:
         self._expression_ids.add(expression.expression_id)
         image.expressions.append(expression)
 
-    def count(self, image_id: str, sentences: int) -> None:
-        """Counts a ref of the annotations, whether it can be used or not."""
-        self.refs += 1
+    def count(self, image_id: str, sentences: int, ref: str) -> None:
+        """Counts sentences of a ref, which `ref` names, whether they can be used or not."""
+        self.refs.add(ref)
         self.sentences += sentences
         self.image_ids.add(image_id)
 
@@ -117,6 +144,18 @@ class ReferringSplits:
         split = self._splits.setdefault(name, ReferringSplit(name, part_of(name) if self._only_name else part))
         split.files += [file for file in files if file not in split.files]
         return split
+
+    def name_and_part(self, path: Path, stem: str, part: str | None = None) -> tuple[str, str]:
+        """Data set and part of a file: `mugs_val` is the part `val` of `mugs`, unless the file says another part.
+
+        Raises FormatError where neither the file nor its name says the part, but one is needed.
+        """
+        found = _PART.fullmatch(stem)
+        dataset = found["dataset"] if found else stem
+        part = part or (found["part"] if found else None)
+        if part is None and self._only_name is None:
+            raise FormatError(f"{path}: neither its records nor its name say the split: --split names one")
+        return dataset, part or ""
 
     def all(self) -> list[ReferringSplit]:
         return list(self._splits.values())
@@ -141,15 +180,14 @@ def box_from_corner_and_size(numbers: Box) -> Box:
 
 
 def picture_name(dataset: str, image_id: str, file_name: str) -> str:
-    """`coco/581857` for a photo of COCO, whatever the data set calls it; else the data set's name and the image's."""
-    name = file_name.rsplit("/", 1)[-1]
-    found = _COCO_NAME.match(name) or _TWELVE_DIGITS.fullmatch(file_name)
+    """`coco/581857` for a photo of COCO, whatever the data set calls it; else the collection's name and the image's."""
+    found = _COCO_NAME.match(file_name.rsplit("/", 1)[-1]) or _TWELVE_DIGITS.fullmatch(file_name)
     if found:
-        return f"coco/{int(found[1])}"
-    family = dataset.split("_")[0]
-    if "coco" in dataset and image_id.isascii() and image_id.isdigit():
-        return f"coco/{int(image_id)}"
-    return f"{family}/{file_name or image_id}"
+        return f"{COCO}/{int(found[1])}"
+    for collection, beginnings in _COLLECTIONS.items():
+        if dataset.startswith(beginnings):
+            return f"{collection}/{image_id.lstrip('0')}"
+    return f"{dataset.split('_')[0]}/{file_name or image_id}"
 
 
 def free_name(name: str, taken: Any) -> str:

@@ -11,9 +11,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from datamodules.formats.records import FormatError
+from datamodules.formats.referring import ReferringSplit
 from datamodules.prepare import coco_captions, coco_instances, localized_narratives
 from datamodules.prepare.corpus import Corpus, annotation_files, annotation_paths
 from datamodules.prepare.referring import split_corpus
+from datamodules.prepare.referring_checks import (
+    LeakingImages,
+    check_leaks,
+    check_published,
+    evaluation_pictures,
+    name_coco_pictures,
+    read_coco_ids,
+)
 from datamodules.prepare.referring_corpora import read_referring
 from datamodules.prepare.report import Report
 from datamodules.prepare.shards import IMAGES_PER_SHARD, write_shards
@@ -76,6 +85,26 @@ def _add_converter(subparsers: Any, name: str, open_corpus: Callable[[list[Path]
 def _add_referring(subparsers: Any, name: str, summary: str) -> None:
     parser = subparsers.add_parser(name, help=summary, description=summary)
     _add_sources(parser, "annotation files or their folders; patterns are expanded")
+    parser.add_argument(
+        "--evaluation",
+        nargs="+",
+        default=[],
+        metavar="GLOB",
+        help="annotations or shards whose images must not be trained on, beside the evaluation splits converted here",
+    )
+    parser.add_argument(
+        "--leaking-images",
+        type=LeakingImages,
+        choices=list(LeakingImages),
+        default=LeakingImages.REFUSE,
+        help="what to do with training images that an evaluation split holds too (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--vg-image-data",
+        type=Path,
+        metavar="FILE",
+        help="image_data.json of Visual Genome, which tells the photos that are COCO's",
+    )
     parser.add_argument("--split", metavar="NAME", help="put everything into one split of this name, such as my_train")
     parser.set_defaults(handler=lambda args: _guarded(lambda: _convert_referring(args), args.out))
 
@@ -185,10 +214,21 @@ def _convert_referring(args: argparse.Namespace) -> None:
         bar.add_task("reading annotations", total=None)
         bar.refresh()
         splits = read_referring(annotation_paths(args.annotations), args.split)
+        notes = _check_referring(args, splits)
     for split in splits:
         out = args.out / split.name
-        report = _write(split_corpus(split, args.images), args, out)
+        report = _write(split_corpus(split, args.images, notes[split.name]), args, out)
         sys.stdout.write("\n".join([split.name, *(f"  {line}" for line in report.lines()), f"shards in {out}"]) + "\n")
+
+
+def _check_referring(args: argparse.Namespace, splits: list[ReferringSplit]) -> dict[str, list[str]]:
+    """What the checks say of each split; images that must not be there are gone, or refused before a shard is made."""
+    coco_ids = read_coco_ids(args.vg_image_data) if args.vg_image_data else {}
+    notes = {split.name: [*check_published(split), *name_coco_pictures(split, coco_ids)] for split in splits}
+    pictures = evaluation_pictures(splits, annotation_paths(args.evaluation))
+    for split in splits:
+        notes[split.name] += check_leaks(split, pictures, args.leaking_images)
+    return notes
 
 
 def _write(corpus: Corpus, args: argparse.Namespace, out: Path) -> Report:

@@ -61,6 +61,7 @@ class Corpus:
     images: the work, in order of first appearance.
     describe: a function at the top of a module; counts what it skips; None where no record of the image is usable.
     report: what the first reading skipped.
+    settings: what else the shards depend on, for an interrupted run to go on with the same.
     """
 
     kind: str
@@ -68,6 +69,7 @@ class Corpus:
     images: Sequence[ImageWork]
     describe: Describe
     report: Report
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def annotation_files(patterns: Sequence[str]) -> list[Path]:

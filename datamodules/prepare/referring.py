@@ -5,6 +5,7 @@ targets, kind}], targets being indices into objects, [] where nothing in the ima
 name across data sets. Boxes are in pixels of the original image and clipped to it, run lengths of its size.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,13 +38,13 @@ def is_training(split: ReferringSplit) -> bool:
     return split.part.startswith(TRAINING)
 
 
-def split_corpus(split: ReferringSplit, folder: Path | None = None) -> Corpus:
+def split_corpus(split: ReferringSplit, folder: Path | None = None, notes: Sequence[str] = ()) -> Corpus:
     """The images of a split for the shard writer, or without a folder for whoever wants the truth alone.
 
     The same words for the same object are kept once for training. To evaluate, everything counts that the published
     split holds, repetitions too.
     """
-    report = Report()
+    report = Report(notes=list(notes))
     for bad in split.bad:
         report.counts["records read"] += 1
         report.skip("records", bad.reason, bad.where)
@@ -53,7 +54,8 @@ def split_corpus(split: ReferringSplit, folder: Path | None = None) -> Corpus:
         for image in split.images.values()
     ]
     check_keys(images)
-    return Corpus(KIND, split.files, images, describe, report)
+    settings = {"left_out": split.left_out} if split.left_out else {}
+    return Corpus(KIND, split.files, images, describe, report, settings)
 
 
 def describe(work: ImageWork, report: Report) -> Description | None:
@@ -80,7 +82,7 @@ def describe(work: ImageWork, report: Report) -> Description | None:
         report.skip("masks", reason, f"{work.dataset_id} {work.image_id}")
     if not expressions:
         return None
-    content = {"objects": objects.contents, "expressions": expressions, "picture": image.picture}
+    content = {"objects": objects.contents, "expressions": expressions, "picture": image.coco_picture or image.picture}
     return Description(content, paths, len(expressions), size=size)
 
 

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
-from datamodules.formats.records import FormatError
-from datamodules.formats.refer import is_refs_file, read_refs, refs_files
+from datamodules.formats.mdetr import is_mdetr, read_mdetr
+from datamodules.formats.records import FormatError, read_json
+from datamodules.formats.refer import INSTANCES, is_refs_file, read_refs, refs_files
 from datamodules.formats.referring import ReferringSplit, ReferringSplits
+from datamodules.formats.referring_jsonl import read_referring_jsonl
+from datamodules.formats.uninext import is_uninext, read_uninext
 from datamodules.prepare.corpus import Corpus
 from datamodules.prepare.referring import split_corpus
 
@@ -24,20 +27,35 @@ def read_referring(paths: list[Path], split: str | None = None) -> list[Referrin
     Raises FormatError for what is no referring data.
     """
     splits = ReferringSplits(split)
-    for files in _by_data_set(paths):
+    refs: dict[Path, list[Path]] = {}  # folder -> its files of refs, which share their instances
+    for path in dict.fromkeys(file for given in paths for file in _files(given)):
+        if is_refs_file(path):
+            refs.setdefault(path.parent, []).append(path)
+        elif path.suffix == ".jsonl":
+            read_referring_jsonl(path, splits)
+        elif path.name != INSTANCES or not refs_files(path.parent):
+            _read_json(path, splits)
+    for files in refs.values():
         read_refs(files, splits)
     return splits.all()
 
 
-def _by_data_set(paths: list[Path]) -> list[list[Path]]:
-    """Files of refs that share their instances, together."""
-    folders: dict[Path, list[Path]] = {}
-    for path in paths:
-        found = refs_files(path) if path.is_dir() else [path]
-        if not found:
-            raise FormatError(f"{path}: no referring data in this folder")
-        for file in found:
-            if not is_refs_file(file):
-                raise FormatError(f"{file}: not a file of referring data")
-            folders.setdefault(file.parent, []).append(file)
-    return [list(dict.fromkeys(files)) for files in folders.values()]
+def _files(path: Path) -> list[Path]:
+    """A file itself; of a folder its files of refs, else its instances, else whatever may hold expressions."""
+    if not path.is_dir():
+        return [path]
+    instances = [path / INSTANCES] if (path / INSTANCES).is_file() else []
+    found = refs_files(path) or instances or sorted([*path.glob("*.json"), *path.glob("*.jsonl")])
+    if not found:
+        raise FormatError(f"{path}: no referring data in this folder")
+    return found
+
+
+def _read_json(path: Path, splits: ReferringSplits) -> None:
+    whole = read_json(path)
+    if is_mdetr(whole):
+        read_mdetr(path, whole, splits)
+    elif is_uninext(whole):
+        read_uninext(path, whole, splits)
+    else:
+        raise FormatError(f"{path}: neither refs, nor a file of MDETR's or of UNINEXT's form, nor JSON lines")

@@ -6,29 +6,29 @@ from pathlib import Path
 from PIL import Image
 
 from datamodules.formats.image_paths import candidate_image_paths
-from datamodules.formats.records import RecordError
-from datamodules.formats.referring import ReferringImage
+from datamodules.formats.referring import COCO, FLICKR, VISUAL_GENOME, ReferringImage
 from datamodules.pictures import orientation
 
 _OBJECT_NUMBER = re.compile(r"(COCO_[a-z]+\d{4}_\d{12})_\d+")  # `COCO_train2014_000000581857_16.jpg` of a ref
-_COCO_FOLDERS = ("", "train2014", "train2017", "val2014", "val2017")
-_FOLDERS = ("", "VG_100K", "VG_100K_2", "flickr30k-images", "flickr30k_images")
+_ENDINGS = (".jpg", ".png", "")
+_FOLDERS = {
+    COCO: ("", "train2014", "train2017", "val2014", "val2017"),
+    VISUAL_GENOME: ("", "VG_100K", "VG_100K_2"),
+    FLICKR: ("", "flickr30k-images", "flickr30k_images"),
+}
 
 
 def image_paths(dataset_id: str, image: ReferringImage) -> list[str]:
     """Paths relative to the image folder, the likeliest first; the folder may be a data set's own or hold several."""
     given = _OBJECT_NUMBER.sub(r"\1", image.file_name)
-    try:
-        paths = candidate_image_paths(dataset_id, image.image_id, given or None)
-    except RecordError:  # an id that is no file name; the file name itself was checked when it was read
-        paths = [given]
-    coco = image.picture.removeprefix("coco/")
-    if coco != image.picture:
-        names = [given, f"COCO_train2014_{coco.zfill(12)}.jpg", f"{coco.zfill(12)}.jpg"]
-        paths = [given, *(_inside(folder, name) for name in names for folder in _COCO_FOLDERS), *paths]
-    elif given:
-        paths += [_inside(folder, given) for folder in _FOLDERS]
-    return [path for path in dict.fromkeys(paths) if path]
+    collection, _, number = image.picture.partition("/")
+    if collection == COCO:
+        names = [given, f"COCO_train2014_{number.zfill(12)}.jpg", f"{number.zfill(12)}.jpg"]
+    else:
+        names = [given, *(f"{number}{ending}" for ending in _ENDINGS)]
+    folders = _FOLDERS.get(collection, ("",))
+    paths = [f"{folder}/{name}" if folder else name for name in names if name for folder in folders]
+    return [*dict.fromkeys([*paths, *candidate_image_paths(dataset_id, image.image_id, given or None)])]
 
 
 def size_of_picture(folder: Path | None, paths: list[str]) -> tuple[int, int] | None:
@@ -42,7 +42,3 @@ def size_of_picture(folder: Path | None, paths: list[str]) -> tuple[int, int] | 
             return (height, width) if orientation(image) >= 5 else (width, height)
     except Exception:  # a broken picture is named when it is read whole
         return None
-
-
-def _inside(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder and name else name

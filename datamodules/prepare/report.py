@@ -25,10 +25,12 @@ class Report:
 
     counts: `records read`, `records written`, `images read`, `images written`, and what was done on the way.
     skipped: kind (`records` or `images`) -> reason -> how many and which.
+    notes: what else a person should know, one line each.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
     skipped: dict[str, dict[str, Skipped]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def skip(self, kind: str, reason: str, example: str, count: int = 1) -> None:
         """Counts something that was read and left out."""
@@ -37,6 +39,7 @@ class Report:
     def add(self, other: "Report") -> None:
         """Adds another report's counts to this one's."""
         self.counts.update(other.counts)
+        self.notes += other.notes
         for kind, reasons in other.skipped.items():
             for reason, skipped in reasons.items():
                 self._reason(kind, reason).add(skipped.count, skipped.examples)
@@ -51,7 +54,8 @@ class Report:
             kind: {reason: vars(skipped) for reason, skipped in sorted(reasons.items())}
             for kind, reasons in sorted(self.skipped.items())
         }
-        return {"counts": dict(sorted(self.counts.items())), "skipped": skipped}
+        notes = {"notes": self.notes} if self.notes else {}
+        return {"counts": dict(sorted(self.counts.items())), "skipped": skipped, **notes}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Report":
@@ -60,11 +64,11 @@ class Report:
             kind: {reason: Skipped(**found) for reason, found in reasons.items()}
             for kind, reasons in content["skipped"].items()
         }
-        return cls(Counter(content["counts"]), skipped)
+        return cls(Counter(content["counts"]), skipped, content.get("notes", []))
 
     def lines(self) -> list[str]:
         """The report for a person."""
-        lines = [f"{name}: {count:,}" for name, count in sorted(self.counts.items())]
+        lines = [*self.notes, *(f"{name}: {count:,}" for name, count in sorted(self.counts.items()))]
         for kind, reasons in sorted(self.skipped.items()):
             lines.append(f"{kind} skipped: {self.total_skipped(kind):,}")
             for reason, skipped in sorted(reasons.items(), key=lambda item: -item[1].count):

@@ -92,6 +92,7 @@ def _settings(corpus: Corpus, folder: Path, shard_size: int) -> dict[str, Any]:
         "images": str(folder.resolve()),
         "kind": corpus.kind,
         "shard_size": shard_size,
+        **corpus.settings,
     }
 
 

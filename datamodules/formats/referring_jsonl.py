@@ -1,0 +1,96 @@
+"""Reader of people's own referring data: JSON lines, an expression in each.
+
+    {"image": "kitchen/3.jpg", "expression": "the blue mug", "box": [12, 40, 80.5, 122]}
+
+| key | what |
+|---|---|
+| image | path of the picture below the image folder |
+| expression | the words |
+| box, or boxes | x0 y0 x1 y1 in pixels of the upright picture; `boxes` is a list of such, [] where nothing is meant |
+| mask, or masks | optional: COCO run lengths or polygons; `masks` goes with `boxes`, null for one without a mask |
+| split | optional: `train`, `val`, ...; without it the file's name must say it: `mugs_train.jsonl` |
+| id | optional: of the expression, else the line's number |
+| kind | optional: a word that figures are also reported by |
+| width, height | optional: of the picture, else looked up; needed for masks where the pictures are not at hand |
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from datamodules.formats.records import (
+    BadRecord,
+    FormatError,
+    RecordError,
+    four_numbers,
+    identifier,
+    items,
+    parse_json,
+    text,
+    whole_number,
+)
+from datamodules.formats.referring import Box, Expression, ReferredObject, ReferringSplits
+
+Json = dict[str, Any]
+
+
+def read_referring_jsonl(path: Path, splits: ReferringSplits) -> None:
+    """Adds the expressions of a file to their splits.
+
+    Raises FormatError where no line can be used, and where neither a line nor the file's name says the split.
+    """
+    bad: list[BadRecord] = []
+    files_split = None
+    for number, line in _lines(path):
+        try:
+            record = parse_json(line)
+            dataset, part = splits.name_and_part(path, path.stem, _optional(record, "split"))
+            split = splits.get(dataset, part, path)
+            files_split = files_split or split
+            image_id = text(record, "image")
+            split.count(image_id, 1, f"{path}:{number}")
+            said = text(record, "expression")
+            objects = _objects(record)
+            image = split.image(dataset, image_id, image_id, _size(record))
+            targets = tuple(dict.fromkeys(image.number_object(found) for found in objects))
+            name = identifier(record, "id") if "id" in record else str(number)
+            split.add(image, Expression(f"{path}:{number}", name, said, targets, _optional(record, "kind") or ""))
+        except RecordError as error:
+            bad.append(BadRecord(f"{path}:{number}", str(error)))
+    if files_split is None:
+        raise FormatError(f"{bad[0].where}: {bad[0].reason}" if bad else f"{path}: empty")
+    files_split.bad += bad
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield number, line
+
+
+def _objects(record: Json) -> list[ReferredObject]:
+    if "boxes" not in record:
+        return [ReferredObject(_box(record, "box"), record.get("mask"))]
+    boxes = items(record, "boxes")
+    masks = items(record, "masks") if "masks" in record else [None] * len(boxes)
+    if len(masks) != len(boxes):
+        raise RecordError("'masks' is not as long as 'boxes'")
+    return [ReferredObject(_box({"boxes": box}, "boxes"), mask) for box, mask in zip(boxes, masks, strict=True)]
+
+
+def _box(record: Json, key: str) -> Box:
+    x0, y0, x1, y1 = four_numbers(record, key)
+    if x1 <= x0 or y1 <= y0:
+        raise RecordError("zero-area box")
+    return x0, y0, x1, y1
+
+
+def _size(record: Json) -> tuple[int, int] | None:
+    if "width" not in record and "height" not in record:
+        return None
+    return whole_number(record, "width"), whole_number(record, "height")
+
+
+def _optional(record: Any, key: str) -> str | None:
+    return text(record, key) if isinstance(record, dict) and record.get(key) is not None else None
