@@ -40,7 +40,7 @@ class ReferringQuestions:
         shown = view.boxes(np.array(boxes, float).reshape(-1, 4))
         asked = content["expressions"]
         if self.training:
-            visible = (shown[:, 2:] > shown[:, :2]).all(axis=1)
+            visible = np.all(shown[:, 2:] > shown[:, :2], axis=1)
             asked = [e for e in asked if len(e["targets"]) == 1 and visible[e["targets"][0]]]
             asked = [asked[i] for i in rng.permutation(len(asked))]
         asked = asked[: self.expressions]

@@ -1,0 +1,94 @@
+"""What tasks of referring share: answering queries in pixels of the original image, and scoring the answers."""
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pixel_llm.coordinates import box_01_to_original_px
+from pixel_llm.core.pixel_llm import PixelLLM
+from pixel_llm.metrics.referring import ReferringMetrics
+from pixel_llm.metrics.referring_scores import referring_table
+from pixel_llm.structures import Batch, ImageFeatures, ReferringPrediction
+from pixel_llm.tasks.base import Task
+from pixel_llm.tasks.optimizer import AdamWSchedule
+from pixel_llm.weights.start import StartingWeights
+
+
+class Referring(Task):
+    """Base class of the tasks that find what an expression names.
+
+    Figures are logged for each split of the data; a test prints them as one table.
+    """
+
+    core: PixelLLM
+
+    def __init__(self, core: PixelLLM, optimizer: AdamWSchedule, weights: StartingWeights | None) -> None:
+        super().__init__(core, optimizer, weights)
+        self.metrics = ReferringMetrics()
+
+    def encode(self, batch: Batch) -> ImageFeatures:
+        """The images of a batch, encoded once for all that is asked about them."""
+        return self.core.encode_images(batch.images, batch.sizes)
+
+    def answer(self, features: ImageFeatures, batch: Batch) -> list[ReferringPrediction]:
+        """One answer for each prompt of the batch."""
+        raise NotImplementedError
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.loss(batch, "val")
+        self._score(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_scores("val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[ReferringPrediction]]:
+        return {"predictions": self._score(batch)}
+
+    def on_test_epoch_end(self) -> None:
+        scores = self._log_scores("test")
+        asked = getattr(self.trainer.datamodule, "evaluation_expressions", None)  # type: ignore[attr-defined]
+        if self.trainer.is_global_zero:
+            note = "all expressions" if asked is None else f"the first {asked} expressions of each image"
+            sys.stdout.write(f"\n{referring_table(scores)}\n{note}\n")
+
+    @torch.no_grad()
+    def predict_step(self, batch: Batch, batch_idx: int, *_: Any) -> list[ReferringPrediction]:
+        return self.answer(self.encode(batch), batch)
+
+    @torch.no_grad()
+    def _score(self, batch: Batch) -> list[ReferringPrediction]:
+        answers = self.answer(self.encode(batch), batch)
+        sizes = batch.original_sizes[batch.prompts.image_index].tolist()
+        rows = zip(batch.references, answers, sizes, strict=True)
+        known = [(reference, answer, (h, w)) for reference, answer, (h, w) in rows if reference is not None]
+        self.metrics.update(*map(list, zip(*known, strict=True)))
+        return answers
+
+    def _log_scores(self, stage: str) -> dict[str, dict[str, float]]:
+        scores = self.metrics.compute()
+        self.metrics.reset()
+        for split, figures in scores.items():
+            self.log_dict({f"{stage}/{split}/{name}": float(value) for name, value in figures.items()})
+        return scores
+
+
+def predictions(
+    boxes: Tensor, masks: list[dict[str, Any]] | None, iou: Tensor | None, batch: Batch
+) -> list[ReferringPrediction]:
+    """Answers in pixels of the original images.
+
+    boxes: float[P, 4] in [0, 1].  masks: P run-length encodings.  iou: float[P], expected of the masks.
+    """
+    index = batch.prompts.image_index.tolist()
+    sizes = batch.original_sizes.tolist()
+    scores = iou.clamp(0, 1).tolist() if iou is not None else [None] * len(index)
+    out = []
+    for row, box in enumerate(boxes.float().clamp(0, 1).tolist()):
+        reference = batch.references[row]
+        key, query = (reference.key, reference.caption) if reference else (batch.keys[index[row]], "")
+        mask = masks[row] if masks else None
+        pixels = box_01_to_original_px(box, sizes[index[row]])
+        out.append(ReferringPrediction(key, query, pixels, mask, scores[row]))
+    return out
