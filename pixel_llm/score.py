@@ -4,21 +4,24 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from datamodules.formats.masks import any_rle, union
-from datamodules.formats.records import FormatError, RecordError, four_numbers, parse_json, text, value
+from datamodules.formats.records import FormatError, RecordError, four_numbers, parse_json, text
+from datamodules.prepare.corpus import Corpus
+from datamodules.prepare.referring_corpora import open_referring
 from datamodules.records import read_field
-from datamodules.shard_index import MANIFEST, ShardError, open_shards
-from pixel_llm.metrics.referring_scores import Answer, Row, Truth, compare, referring_table, score
+from datamodules.shard_index import MANIFEST, open_shards
+from pixel_llm.metrics.referring_scores import Answer, Truth, compare, referring_table, score
 
 EPILOG = """A line of the predictions is a JSON object:
   {"key": "SPLIT/EXPRESSION ID", "box": [x0, y0, x1, y1], "mask": {"size": [h, w], "counts": ...}, "no_target": false}
 Boxes are in pixels of the original image; a mask is a COCO run-length encoding of its size or a list of polygons.
 Box, mask and no_target may be absent; other names are ignored. Without no_target, an empty mask says that nothing is
-meant. Expressions without a line count as misses."""
+meant. Of the annotations, the splits that the predictions name are scored, with all their expressions: those without
+a line count as misses."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -32,59 +35,45 @@ def main(arguments: Sequence[str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     referring.add_argument("--predictions", type=Path, required=True, help="file of JSON lines")
-    referring.add_argument("--annotations", type=Path, nargs="+", required=True, help="folders of shards")
-    referring.add_argument("--json", type=Path, help="file for the figures")
-    score_referring(parser.parse_args(arguments))
+    referring.add_argument(
+        "--annotations",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="folders of shards, folders of such folders, or raw files and folders as `prepare refcoco` takes them",
+    )
+    referring.add_argument("--json", type=Path, help="file for the figures, shares in [0, 1]")
+    options = parser.parse_args(arguments)
+    score_referring(options.predictions, options.annotations, options.json)
 
 
-def score_referring(options: argparse.Namespace) -> None:
-    """Prints the table, and the number of expressions without an answer on the error stream."""
-    truths = read_truths(options.annotations)
-    rows = read_rows(options.predictions, truths)
-    missing = Counter(truth.split for key, truth in truths.items() if key not in rows)
-    for split, count in missing.items():
-        sys.stderr.write(f"{split}: {count:,} expressions have no prediction and count as misses\n")
-    rows |= {key: compare(truth, None) for key, truth in truths.items() if key not in rows}
-    scores = score(rows.values())
+def score_referring(file: Path, annotations: Sequence[Path], out: Path | None) -> None:
+    """Prints the table, and on the error stream how many expressions have no prediction."""
+    lines = read_predictions(file)
+    truths = read_truths(annotations, {key.partition("/")[0] for key in lines})
+    rows = {}
+    for key, (number, record) in lines.items():
+        try:
+            if key not in truths:
+                raise ValueError(f"the annotations have no expression {key!r}")
+            rows[key] = compare(truths[key], _answer(record, truths[key].size))
+        except ValueError as error:
+            raise FormatError(f"{file}:{number}: {error}") from None
+    missing = {key: truth for key, truth in truths.items() if key not in rows}
+    for split, count in Counter(truth.split for truth in missing.values()).items():
+        sys.stderr.write(f"{split}: {count:,} expressions without a prediction, counted as misses\n")
+    scores = score([*rows.values(), *(compare(truth, None) for truth in missing.values())])
     sys.stdout.write(referring_table(scores) + "\n")
-    if options.json:
-        options.json.write_text(json.dumps(scores, indent=1) + "\n")
+    if out:
+        out.write_text(json.dumps(scores, indent=1) + "\n")
 
 
-def read_truths(paths: Sequence[Path]) -> dict[str, Truth]:
-    """The expressions of shards by their keys; a path is a folder of shards or a folder of such folders.
+def read_predictions(file: Path) -> dict[str, tuple[int, dict[str, Any]]]:
+    """Key -> number of the line and the object on it.
 
-    Raises ShardError for what is no such folder, and where two expressions have the same key.
+    Raises FormatError, naming the line, for one that is no object with a key, and for a key that came before.
     """
-    truths: dict[str, Truth] = {}
-    for path in paths:
-        folders = sorted(manifest.parent for manifest in path.glob(f"*/{MANIFEST}"))
-        for folder in [path] if (path / MANIFEST).is_file() or not folders else folders:
-            for data in read_field(open_shards(folder, kinds=("referring",)), "json"):
-                for key, truth in _truths_of_image(json.loads(data)):
-                    if key in truths:
-                        raise ShardError(f"{folder}: two expressions have the key {key!r}")
-                    truths[key] = truth
-    if not truths:
-        raise ShardError(f"no expressions in {', '.join(map(str, paths))}")
-    return truths
-
-
-def _truths_of_image(content: dict[str, Any]) -> Iterator[tuple[str, Truth]]:
-    split, height, width = content["dataset_id"], content["height"], content["width"]
-    for expression in content["expressions"]:
-        objects = [content["objects"][index] for index in expression["targets"]]
-        mask = union([found["rle"] for found in objects], height, width)
-        boxes = [found["bbox"] for found in objects]
-        yield f"{split}/{expression['id']}", Truth(split, expression["kind"], (height, width), boxes, mask)
-
-
-def read_rows(file: Path, truths: dict[str, Truth]) -> dict[str, Row]:
-    """Every prediction compared with its truth, by key.
-
-    Raises FormatError, naming the line, for one that is broken, has an unknown key, or one that came before.
-    """
-    rows: dict[str, Row] = {}
+    found: dict[str, tuple[int, dict[str, Any]]] = {}
     with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -92,26 +81,84 @@ def read_rows(file: Path, truths: dict[str, Truth]) -> dict[str, Row]:
             try:
                 record = parse_json(line)
                 key = text(record, "key")
-                if key not in truths:
-                    raise ValueError(f"no expression has the key {key!r}")
-                if key in rows:
-                    raise ValueError(f"a second prediction for {key!r}")
-                rows[key] = compare(truths[key], _answer(record, truths[key].size))
-            except ValueError as error:
+            except RecordError as error:
                 raise FormatError(f"{file}:{number}: {error}") from None
-    return rows
+            if key in found:
+                raise FormatError(f"{file}:{number}: a second prediction for {key!r}, after line {found[key][0]}")
+            found[key] = (number, record)
+    if not found:
+        raise FormatError(f"{file}: no predictions")
+    return found
 
 
-def _answer(record: dict[str, Any], size: tuple[int, int]) -> Answer:
+def _answer(record: dict[str, Any], size: tuple[int, int] | None) -> Answer:
     box = mask = None
     if record.get("box") is not None:
         box = four_numbers(record, "box")
         if box[2] < box[0] or box[3] < box[1]:
-            raise RecordError("'box' is not x0 y0 x1 y1: its right or lower edge comes first")
+            raise RecordError("'box' is not x0 y0 x1 y1: an upper corner comes second")
     if record.get("mask") is not None:
-        found = value(record, "mask")
-        mask = any_rle(found if found != [] else {"size": list(size), "counts": [size[0] * size[1]]}, *size)
+        if size is None:
+            raise RecordError("a mask, while the annotations do not say how large the image is")
+        empty = {"size": list(size), "counts": [size[0] * size[1]]}
+        mask = any_rle(record["mask"] if record["mask"] != [] else empty, *size)
     denied = record.get("no_target")
     if denied is not None and not isinstance(denied, bool):
         raise RecordError("'no_target' is neither true nor false")
     return Answer(box, mask, denied)
+
+
+def read_truths(paths: Sequence[Path], splits: Collection[str]) -> dict[str, Truth]:
+    """The expressions of some splits by their keys.
+
+    paths: folders of shards, folders of such folders, and raw annotations in any form that is prepared.
+    Raises ShardError or FormatError for what is none of these, and where two expressions have the same key.
+    """
+    truths: dict[str, Truth] = {}
+    raw = [path for path in paths if not _shard_folders(path)]
+    folders = [folder for path in paths for folder in _shard_folders(path)]
+    for contents in (*map(_shard_contents, folders), _raw_contents(raw, splits)):
+        for split, size, content in contents:
+            for key, truth in _truths(split, size, content) if split in splits else ():
+                if key in truths:
+                    raise FormatError(f"the annotations have two expressions {key!r}")
+                truths[key] = truth
+    return truths
+
+
+Content = tuple[str, tuple[int, int] | None, dict[str, Any]]  # split, (height, width), objects and expressions
+
+
+def _shard_folders(path: Path) -> list[Path]:
+    if (path / MANIFEST).is_file():
+        return [path]
+    return sorted(manifest.parent for manifest in path.glob(f"*/{MANIFEST}"))
+
+
+def _shard_contents(folder: Path) -> Iterator[Content]:
+    for data in read_field(open_shards(folder, kinds=("referring",)), "json"):
+        content = json.loads(data)
+        yield content["dataset_id"], (content["height"], content["width"]), content
+
+
+def _raw_contents(paths: list[Path], splits: Collection[str]) -> Iterator[Content]:
+    corpora: list[Corpus] = open_referring(paths) if paths else []
+    for corpus in corpora:
+        images = [image for image in corpus.images if image.dataset_id in splits]
+        for image in images:
+            description = corpus.describe(image, corpus.report)
+            if description:
+                size = description.size
+                yield image.dataset_id, (size[1], size[0]) if size else None, description.content
+        unusable = corpus.report.total_skipped("records")
+        if images and unusable:
+            reason = corpus.report.main_reason()
+            sys.stderr.write(f"{images[0].dataset_id}: {unusable:,} expressions left out ({reason})\n")
+
+
+def _truths(split: str, size: tuple[int, int] | None, content: dict[str, Any]) -> Iterator[tuple[str, Truth]]:
+    for expression in content["expressions"]:
+        objects = [content["objects"][index] for index in expression["targets"]]
+        boxes = [found["bbox"] for found in objects]
+        mask = union([found["rle"] for found in objects], *size) if size else None
+        yield f"{split}/{expression['id']}", Truth(split, expression["kind"], size, boxes, mask)

@@ -36,14 +36,14 @@ class Truth:
     """What an expression means.
 
     split: the figures are reported by it.  kind: and by it within the split, where it is not empty.
-    size: (height, width) of the original image.
+    size: (height, width) of the original image; None where the annotations do not say, and boxes are not clipped.
     boxes: x0 y0 x1 y1 of the objects that are meant, in pixels of the original image: one, several, or none.
     mask: COCO run-length encoding of their union; None where the data have none.
     """
 
     split: str
     kind: str
-    size: tuple[int, int]
+    size: tuple[int, int] | None
     boxes: Sequence[Box]
     mask: Rle | None = None
 
@@ -97,8 +97,10 @@ def box_iou(a: Box, b: Box) -> float:
     return width * height / (area + other - width * height)
 
 
-def clip_box(box: Box, size: tuple[int, int]) -> Box:
-    """The part of a box x0 y0 x1 y1 inside an image of (height, width); what is not finite stays."""
+def clip_box(box: Box, size: tuple[int, int] | None) -> Box:
+    """The part of a box x0 y0 x1 y1 inside an image of (height, width), if that is known; what is not finite stays."""
+    if size is None:
+        return box
     limits = (size[1], size[0], size[1], size[0])
     clipped = ((min(max(value, 0.0), limit), value) for value, limit in zip(box, limits, strict=True))
     return [inside if math.isfinite(value) else value for inside, value in clipped]
@@ -150,7 +152,7 @@ def compare(truth: Truth, answer: Answer | None) -> Row:
 def _overlap(truth: Truth, mask: Rle | None, denied: bool) -> tuple[int | None, int | None]:
     """Intersection and union as ReLA counts them: nothing that is rightly denied adds to neither, and an object that
     is denied keeps the union with whatever mask was answered."""
-    if mask and list(mask["size"]) != list(truth.size):
+    if mask and truth.size and list(mask["size"]) != list(truth.size):
         raise ValueError(f"a mask of {list(mask['size'])} for an image of {list(truth.size)} (height, width)")
     if not truth.boxes:
         return 0, int(coco_mask.area(mask)) if mask and not denied else 0
