@@ -1,7 +1,8 @@
 """Referring to the objects of a toy scene: each expression means exactly one object, which is checked on the scene.
 
 Three kinds: by attributes ("large striped cross"), by place ("the leftmost circle"), and by a relation to another
-object ("the small ring to the left of the blue cross"). Medium size and plain texture are not said, as in narratives.
+object ("the small ring to the left of the blue cross"). Medium size and plain texture are not said, as in narratives;
+a texture only where size, colour and shape would not do.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ from itertools import combinations
 import numpy as np
 
 from datamodules.prepare.toy_world.narrate import relation_of
-from datamodules.prepare.toy_world.scene import SHAPES, Scene, Shape
+from datamodules.prepare.toy_world.scene import SHAPES, TEXTURES, Scene, Shape
 
 Words = tuple[str, ...]
 
@@ -104,11 +105,19 @@ def _of_object(known: _Known, index: int, rng: np.random.Generator) -> list[Expr
     found: dict[str, Expression] = {}
     for kind in ["relation", "attributes", *last]:
         if len(found) < PER_OBJECT and candidates[kind]:
-            chosen = choose[kind](candidates[kind], rng)
+            chosen = choose[kind](_without_texture(candidates[kind]), rng)
             candidates[kind].remove(chosen)
             expression = _say(chosen, kind, rng)
             found.setdefault(expression.text.removeprefix("the "), expression)
     return list(found.values())
+
+
+def _without_texture(candidates: list[_Candidate]) -> list[_Candidate]:
+    return [c for c in candidates if not _says_texture(c.name)] or candidates
+
+
+def _says_texture(words: Words) -> bool:
+    return any(word in TEXTURES for word in words)
 
 
 def _by_need(candidates: list[_Candidate], rng: np.random.Generator) -> _Candidate:
@@ -154,7 +163,7 @@ def _relations(known: _Known, index: int) -> Iterator[_Candidate]:
         relation = relation_of(known.scene, index, anchor)
         if relation not in _DIRECTIONS or _along(known.scene, index, anchor, relation) < _CLEARLY:
             continue
-        shortest = min(names, key=lambda words: (words[-1] not in SHAPES, len(words)))
+        shortest = min(names, key=lambda words: (_says_texture(words), words[-1] not in SHAPES, len(words)))
         there = [j for j in range(len(known.shown)) if j != anchor]
         there = [j for j in there if _along(known.scene, j, anchor, relation) >= 1 / _CLEARLY]
         for words, meant in known.meanings[index].items():
