@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.report import conditions, say
 
-NAMES = ("reference_27m", "decoding", "sam_encoder", "model_sizes", "loader", "start_up")
+NAMES = ("reference_27m", "decoding", "sam_encoder", "model_sizes", "loader", "referring_metrics", "start_up")
 ROOT = Path(__file__).parent.parent
 
 HEAD = """# Speed and memory

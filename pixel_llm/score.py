@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from datamodules.prepare.corpus import Corpus
 from datamodules.prepare.referring_corpora import open_referring
 from datamodules.records import read_field
 from datamodules.shard_index import MANIFEST, open_shards
-from pixel_llm.metrics.referring_scores import Answer, Truth, compare, referring_table, score
+from pixel_llm.metrics.referring_scores import Answer, Row, Truth, compare, referring_table, score
 
 EPILOG = """A line of the predictions is a JSON object:
   {"key": "SPLIT/EXPRESSION ID", "box": [x0, y0, x1, y1], "mask": {"size": [h, w], "counts": ...}, "no_target": false}
@@ -22,6 +22,9 @@ Boxes are in pixels of the original image; a mask is a COCO run-length encoding 
 Box, mask and no_target may be absent; other names are ignored. Without no_target, an empty mask says that nothing is
 meant. Of the annotations, the splits that the predictions name are scored, with all their expressions: those without
 a line count as misses."""
+
+Predictions = dict[str, tuple[int, dict[str, Any]]]  # key -> number of the line and the object on it
+Content = tuple[str, tuple[int, int] | None, dict[str, Any]]  # split, (height, width), objects and expressions
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -49,16 +52,9 @@ def main(arguments: Sequence[str]) -> None:
 
 def score_referring(file: Path, annotations: Sequence[Path], out: Path | None) -> None:
     """Prints the table, and on the error stream how many expressions have no prediction."""
-    lines = read_predictions(file)
-    truths = read_truths(annotations, {key.partition("/")[0] for key in lines})
-    rows = {}
-    for key, (number, record) in lines.items():
-        try:
-            if key not in truths:
-                raise ValueError(f"the annotations have no expression {key!r}")
-            rows[key] = compare(truths[key], _answer(record, truths[key].size))
-        except ValueError as error:
-            raise FormatError(f"{file}:{number}: {error}") from None
+    predictions = read_predictions(file)
+    truths = read_truths(annotations, {key.partition("/")[0] for key in predictions})
+    rows = compare_predictions(file, predictions, truths)
     missing = {key: truth for key, truth in truths.items() if key not in rows}
     for split, count in Counter(truth.split for truth in missing.values()).items():
         sys.stderr.write(f"{split}: {count:,} expressions without a prediction, counted as misses\n")
@@ -68,12 +64,12 @@ def score_referring(file: Path, annotations: Sequence[Path], out: Path | None) -
         out.write_text(json.dumps(scores, indent=1) + "\n")
 
 
-def read_predictions(file: Path) -> dict[str, tuple[int, dict[str, Any]]]:
-    """Key -> number of the line and the object on it.
+def read_predictions(file: Path) -> Predictions:
+    """The lines of a file.
 
     Raises FormatError, naming the line, for one that is no object with a key, and for a key that came before.
     """
-    found: dict[str, tuple[int, dict[str, Any]]] = {}
+    found: Predictions = {}
     with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -89,6 +85,22 @@ def read_predictions(file: Path) -> dict[str, tuple[int, dict[str, Any]]]:
     if not found:
         raise FormatError(f"{file}: no predictions")
     return found
+
+
+def compare_predictions(file: Path, predictions: Predictions, truths: Mapping[str, Truth]) -> dict[str, Row]:
+    """Every prediction held against its truth, by key.
+
+    Raises FormatError, naming the line, for an unknown key and for an answer that is none.
+    """
+    rows = {}
+    for key, (number, record) in predictions.items():
+        try:
+            if key not in truths:
+                raise ValueError(f"the annotations have no expression {key!r}")
+            rows[key] = compare(truths[key], _answer(record, truths[key].size))
+        except ValueError as error:
+            raise FormatError(f"{file}:{number}: {error}") from None
+    return rows
 
 
 def _answer(record: dict[str, Any], size: tuple[int, int] | None) -> Answer:
@@ -124,9 +136,6 @@ def read_truths(paths: Sequence[Path], splits: Collection[str]) -> dict[str, Tru
                     raise FormatError(f"the annotations have two expressions {key!r}")
                 truths[key] = truth
     return truths
-
-
-Content = tuple[str, tuple[int, int] | None, dict[str, Any]]  # split, (height, width), objects and expressions
 
 
 def _shard_folders(path: Path) -> list[Path]:
