@@ -51,7 +51,7 @@ class Referring(Task):
         asked = getattr(self.trainer.datamodule, "evaluation_expressions", None)  # type: ignore[attr-defined]
         if self.trainer.is_global_zero:
             note = "all expressions" if asked is None else f"the first {asked} expressions of each image"
-            sys.stdout.write(f"\n{referring_table(scores)}\n{note}\n")
+            sys.stdout.write(f"\n{referring_table(scores, note)}\n")
 
     @torch.no_grad()
     def predict_step(self, batch: Batch, batch_idx: int, *_: Any) -> list[ReferringPrediction]:
@@ -61,9 +61,7 @@ class Referring(Task):
     def _score(self, batch: Batch) -> list[ReferringPrediction]:
         answers = self.answer(self.encode(batch), batch)
         sizes = batch.original_sizes[batch.prompts.image_index].tolist()
-        rows = zip(batch.references, answers, sizes, strict=True)
-        known = [(reference, answer, (h, w)) for reference, answer, (h, w) in rows if reference is not None]
-        self.metrics.update(*map(list, zip(*known, strict=True)))
+        self.metrics.update(batch.references, answers, sizes)
         return answers
 
     def _log_scores(self, stage: str) -> dict[str, dict[str, float]]:
