@@ -9,19 +9,27 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from callbacks.evaluation_report import EvaluationReport
 from datamodules.prepare.referring import split_corpus
 from datamodules.prepare.referring_corpora import read_referring
 from datamodules.prepare.shards import write_shards
 from datamodules.records import read_field
+from datamodules.referring import ReferringDataModule
 from datamodules.shard_index import Manifest, ShardEntry, open_shards, write_index, write_manifest
 from pixel_llm import cli
 from pixel_llm.coordinates import box_original_px_to_01
+from pixel_llm.core.build import pixel_llm
+from pixel_llm.core.conv_encoder import ConvEncoder
 from pixel_llm.metrics.referring import ReferringMetrics
 from pixel_llm.structures import Reference, ReferringPrediction
+from pixel_llm.tasks.optimizer import AdamWSchedule
+from pixel_llm.tasks.referring_localization import ReferringLocalization
+from tests.tiny import tiny_sam_encoder, tiny_t5
 
 HEIGHT, WIDTH = 48, 64
 BOXES = [(2, 3, 22, 23), (30, 10, 60, 40), (5, 30, 25, 45)]
@@ -210,6 +218,32 @@ def test_raw_annotations_score_as_the_shards_made_from_them(toy, tmp_path, monke
     for figures in scores.values():
         assert (figures["p90"], figures["mask_box_p50"]) == (1, 1)
         assert figures.get("n_acc", 1) == 1
+
+
+def test_a_test_run_scored_again_from_its_files_gives_its_figures(toy, tmp_path, monkeypatch, capsys) -> None:
+    for split in read_referring([toy / "raw/annotations/toy"]):
+        write_shards(split_corpus(split), toy / "raw/images", tmp_path / split.name, workers=1, shard_size=10)
+    core = pixel_llm(
+        tiny_sam_encoder(), ConvEncoder(width=16, stride=8, blocks=1, heads=2), tiny_t5(),
+        extractor_width=16, extractor_heads=2, extractor_mlp=32, query_tokens=4, location_hidden=16,
+        location_depth=2, mask_adapter="embedding", mask_decoder_depth=1, mask_decoder_heads=2,
+    )  # fmt: skip
+    task = ReferringLocalization(core, AdamWSchedule(), segment=True)
+    data = ReferringDataModule(
+        train_shards=[], val_shards=[], test_shards=[str(tmp_path / "toy_unc_test")],
+        tokenizer=str(toy / "tokenizer"), image_size=64, batch_size=4, num_workers=0,
+    )  # fmt: skip
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, callbacks=[EvaluationReport()], default_root_dir=tmp_path / "run",
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.test(task, data, verbose=False)
+    logged = json.loads((tmp_path / "run/test.json").read_text())
+    assert run(monkeypatch, tmp_path / "run/test.jsonl", tmp_path / "toy_unc_test", out=tmp_path / "again.json") == 0
+    again = json.loads((tmp_path / "again.json").read_text())["toy_unc_test"]
+    own = {name.removeprefix("toy_unc_test/"): value for name, value in logged.items() if "toy_unc_test/" in name}
+    assert again == pytest.approx(own, abs=1e-6)  # the log holds float32
+    assert {"p50", "ciou", "p50_relation"} <= again.keys()
 
 
 def test_the_command_starts_without_torch() -> None:
