@@ -144,6 +144,14 @@ def parse_caption(entry: dict[str, Any]) -> str:
     return caption
 
 
+def image_size(record: Any) -> tuple[int, int]:
+    """(width, height) of an entry that describes an image; RecordError for a size that no JPEG can have."""
+    width, height = whole_number(record, "width"), whole_number(record, "height")
+    if not (0 < width <= _LARGEST_SIDE and 0 < height <= _LARGEST_SIDE):
+        raise RecordError("an impossible image size")
+    return width, height
+
+
 def annotation_place(path: Path, entry: Any) -> str:
     """How a `BadRecord` names an annotation."""
     return f"{path}: annotation {_id_of(entry)}"
@@ -163,9 +171,7 @@ def _collect(bad: list[BadRecord], kind: str, entry: Any, coco: CocoFile, add: C
 
 def _add_image(coco: CocoFile, entry: Any) -> None:
     image_id = identifier(entry, "id")
-    width, height = whole_number(entry, "width"), whole_number(entry, "height")
-    if not (0 < width <= _LARGEST_SIDE and 0 < height <= _LARGEST_SIDE):
-        raise RecordError("an impossible image size")
+    width, height = image_size(entry)
     if image_id in coco.images:
         raise RecordError("a second image with this id")
     file_name = check_inside(text(entry, "file_name"), "file_name")

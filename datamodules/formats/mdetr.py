@@ -13,7 +13,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from datamodules.formats.records import BadRecord, RecordError, four_numbers, identifier, items, text, whole_number
+from datamodules.formats.coco import image_size
+from datamodules.formats.records import BadRecord, RecordError, four_numbers, identifier, items, text
 from datamodules.formats.referring import (
     Expression,
     ReferredObject,
@@ -40,15 +41,16 @@ def is_mdetr(whole: Any) -> bool:
 
 def read_mdetr(path: Path, whole: Json, splits: ReferringSplits) -> None:
     """Adds the expressions of a file, already parsed, to their splits; FormatError where its name says no split."""
-    dataset, part = splits.name_and_part(path, _DECORATION.sub("", path.stem))
+    dataset, part = splits.name_and_part(path, _DECORATION.sub("", Path(path.name.removesuffix(".gz")).stem))
     dataset = _PARTITION.get(dataset, dataset)
     entries: dict[str, list[Json]] = {}
     for annotation in whole["annotations"]:
         if isinstance(annotation, dict):
             entries.setdefault(str(annotation.get("image_id")), []).append(annotation)
     phrases = any(len({_span_key(one) for one in found}) > 1 for found in entries.values())
-    expression_ids = [entry.get("refexp_id") for entry in whole["images"] if isinstance(entry, dict)]
-    id_key = "id" if len(set(map(str, expression_ids))) < len(expression_ids) else "refexp_id"
+    ids = [str(entry["refexp_id"]) for entry in whole["images"] if isinstance(entry, dict) and "refexp_id" in entry]
+    # Sets that were merged from several repeat them.
+    id_key = "refexp_id" if len(set(ids)) == len(whole["images"]) else "id"
     for entry in whole["images"]:
         source = entry.get("data_source") if isinstance(entry, dict) else None
         name = plain_name(f"{dataset}_{source}" if isinstance(source, str) and source != dataset else dataset)
@@ -76,8 +78,7 @@ def _add_caption(
         split.count(image_id, 1, f"caption {expression_id}")
         raise RecordError("a caption without annotations")
     caption = text(entry, "caption")
-    size = (whole_number(entry, "width"), whole_number(entry, "height"))
-    image = split.image(dataset, image_id, text(entry, "file_name"), size)
+    image = split.image(dataset, image_id, text(entry, "file_name"), image_size(entry))
     for number, found in enumerate(groups.values()):
         try:
             said = _phrase(caption, items(found[0], "tokens_positive")) if phrases else caption
@@ -93,9 +94,8 @@ def _targets(image: ReferringImage, annotations: list[Json]) -> tuple[str, ...]:
         box = box_from_corner_and_size(four_numbers(annotation, "bbox"))
         crowd = annotation.get("iscrowd") in (1, True)
         found = ReferredObject(box, annotation.get("segmentation") or None, crowd)
-        ids.append(
-            image.add_object(identifier(annotation, "original_id" if "original_id" in annotation else "id"), found)
-        )
+        object_id = identifier(annotation, "original_id" if "original_id" in annotation else "id")
+        ids.append(image.add_object(object_id, found))
     return tuple(dict.fromkeys(ids))
 
 

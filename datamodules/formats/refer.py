@@ -19,7 +19,6 @@ from datamodules.formats.records import (
     RecordError,
     four_numbers,
     identifier,
-    items,
     read_json,
     text,
 )
@@ -95,7 +94,7 @@ def _add_ref(path: Path, number: int, ref: Any, objects: _Objects, splits: Refer
     split = splits.get(dataset, part, path, objects.coco.path)
     sentences = ref.get("sentences")
     sentences = sentences if isinstance(sentences, list) else []
-    split.count(str(ref.get("image_id")), len(sentences), str(number))
+    split.count(str(ref.get("image_id")), len(sentences), f"{path.name} {number}")
     try:
         if not sentences:
             raise RecordError("a ref without sentences")
@@ -103,7 +102,7 @@ def _add_ref(path: Path, number: int, ref: Any, objects: _Objects, splits: Refer
         if entry is None:
             raise RecordError(f"its image is not in {INSTANCES!r}")
         image = split.image(dataset, entry.image_id, entry.file_name, (entry.width, entry.height))
-        targets = _targets(ref, image, objects)
+        targets = _targets(ref, entry.image_id, image, objects)
     except RecordError as error:
         split.bad += [BadRecord(where, str(error))] * max(1, len(sentences))
         return
@@ -114,20 +113,22 @@ def _add_ref(path: Path, number: int, ref: Any, objects: _Objects, splits: Refer
             split.bad.append(BadRecord(f"{where} sentence {i}", str(error)))
 
 
-def _targets(ref: dict[str, Any], image: ReferringImage, objects: _Objects) -> tuple[str, ...]:
+def _targets(ref: dict[str, Any], image_id: str, image: ReferringImage, objects: _Objects) -> tuple[str, ...]:
     """The ids of the objects that are meant, which are added to the image."""
-    several = isinstance(ref.get("ann_id"), list)
-    found = [identifier({"ann_id": one}, "ann_id") for one in items(ref, "ann_id")] if several else []
-    ids = found if several else [identifier(ref, "ann_id")]
-    wanted = [] if ref.get("no_target") is True else [one for one in dict.fromkeys(ids) if one != _NOTHING]
+    if isinstance(ref.get("ann_id"), list):
+        ids = [identifier({"ann_id": one}, "ann_id") for one in ref["ann_id"]]
+        wanted = [one for one in dict.fromkeys(ids) if one != _NOTHING]
+    else:
+        wanted = [identifier(ref, "ann_id")]
+    targets = []
     for object_id in wanted:
         entry = objects.entries.get(object_id)
         if entry is None:
             raise RecordError(f"its annotation is not in {INSTANCES!r}")
-        if identifier(entry, "image_id") != image.image_id:
+        if identifier(entry, "image_id") != image_id:
             raise RecordError("its annotation is of another image")
-        image.add_object(object_id, _object(entry, objects.crowds))
-    return tuple(wanted)
+        targets.append(image.add_object(object_id, _object(entry, objects.crowds)))
+    return tuple(targets)
 
 
 def _object(entry: dict[str, Any], crowds: bool) -> ReferredObject:

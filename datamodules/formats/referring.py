@@ -5,7 +5,8 @@ Boxes are x0 y0 x1 y1 in pixels, segmentations as they stand in the file; neithe
 """
 
 import re
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +67,29 @@ class ReferringImage:
     coco_picture: str | None = None
 
     def add_object(self, object_id: str, found: ReferredObject) -> str:
-        """Adds an object and returns its id, with a number behind it where another box has it already."""
-        if self.objects.get(object_id, found).box != found.box:
-            object_id = free_name(object_id, self.objects)
-        self.objects.setdefault(object_id, found)
-        return object_id
+        """Adds an object and returns its id, with a number behind it where an object with another box has it."""
+        name, number = object_id, 1
+        while self.objects.setdefault(name, found).box != found.box:
+            number += 1
+            name = f"{object_id}-{number}"
+        return name
 
     def number_object(self, found: ReferredObject) -> str:
         """Adds an object that has no id, if the image does not have the same already; returns its number."""
         known = next((object_id for object_id, other in self.objects.items() if other == found), None)
         return known if known is not None else self.add_object(str(len(self.objects)), found)
+
+
+class Names:
+    """Names that are given out once."""
+
+    def __init__(self) -> None:
+        self._uses: Counter[str] = Counter()
+
+    def claim(self, name: str) -> str:
+        """The name, or where it is taken, with the number of its use behind it."""
+        self._uses[name] += 1
+        return name if self._uses[name] == 1 else self.claim(f"{name}-{self._uses[name]}")
 
 
 @dataclass
@@ -97,8 +111,8 @@ class ReferringSplit:
     image_ids: set[str] = field(default_factory=set)
     bad: list[BadRecord] = field(default_factory=list)
     left_out: str = ""
-    _ids: set[str] = field(default_factory=set)
-    _expression_ids: set[str] = field(default_factory=set)
+    _image_names: Names = field(default_factory=Names)
+    _expression_names: Names = field(default_factory=Names)
 
     def image(
         self, dataset: str, image_id: str, file_name: str = "", size: tuple[int, int] | None = None
@@ -108,18 +122,16 @@ class ReferringSplit:
         check_inside(file_name, "file_name")
         picture = picture_name(dataset, image_id, file_name)
         if picture not in self.images:
-            image_id = free_name(image_id, self._ids) if image_id in self._ids else image_id
-            self._ids.add(image_id)
-            self.images[picture] = ReferringImage(image_id, file_name, size, picture)
-        return self.images[picture]
+            name = self._image_names.claim(image_id)
+            self.images[picture] = ReferringImage(name, file_name, size, picture)
+        found = self.images[picture]
+        found.size = found.size or size
+        return found
 
     def add(self, image: ReferringImage, expression: Expression) -> None:
         """Adds an expression; an id that occurs again gets a number behind it."""
-        if expression.expression_id in self._expression_ids:
-            name = free_name(expression.expression_id, self._expression_ids)
-            expression = Expression(expression.where, name, expression.text, expression.targets, expression.kind)
-        self._expression_ids.add(expression.expression_id)
-        image.expressions.append(expression)
+        name = self._expression_names.claim(expression.expression_id)
+        image.expressions.append(replace(expression, expression_id=name))
 
     def count(self, image_id: str, sentences: int, ref: str) -> None:
         """Counts sentences of a ref, which `ref` names, whether they can be used or not."""
@@ -188,11 +200,3 @@ def picture_name(dataset: str, image_id: str, file_name: str) -> str:
         if dataset.startswith(beginnings):
             return f"{collection}/{image_id.lstrip('0')}"
     return f"{dataset.split('_')[0]}/{file_name or image_id}"
-
-
-def free_name(name: str, taken: Any) -> str:
-    """The name with the first number from 2 on behind it that makes it a new one."""
-    number = 2
-    while f"{name}-{number}" in taken:
-        number += 1
-    return f"{name}-{number}"

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from datamodules.formats.coco import image_size
 from datamodules.formats.records import (
     BadRecord,
     FormatError,
@@ -27,7 +28,6 @@ from datamodules.formats.records import (
     items,
     parse_json,
     text,
-    whole_number,
 )
 from datamodules.formats.referring import Box, Expression, ReferredObject, ReferringSplits
 
@@ -87,9 +87,7 @@ def _box(record: Json, key: str) -> Box:
 
 
 def _size(record: Json) -> tuple[int, int] | None:
-    if "width" not in record and "height" not in record:
-        return None
-    return whole_number(record, "width"), whole_number(record, "height")
+    return image_size(record) if "width" in record or "height" in record else None
 
 
 def _optional(record: Any, key: str) -> str | None:

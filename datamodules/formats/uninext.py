@@ -8,7 +8,8 @@ data_source, mask}. The folder names the data set and its partition: `refcoco-un
 from pathlib import Path
 from typing import Any
 
-from datamodules.formats.records import BadRecord, RecordError, four_numbers, identifier, items, text, whole_number
+from datamodules.formats.coco import image_size
+from datamodules.formats.records import BadRecord, RecordError, four_numbers, identifier, items, text
 from datamodules.formats.referring import (
     FLICKR,
     Expression,
@@ -57,7 +58,7 @@ def _add_object(split: ReferringSplit, dataset: str, where: str, entry: Any, sta
     image_id, said = identifier(entry, "image_id"), items(entry, "expressions")
     split.count(image_id, len(said), where)
     box = box_from_corner_and_size(four_numbers(entry, "bbox"))
-    image = split.image(dataset, image_id, "", (whole_number(entry, "width"), whole_number(entry, "height")))
+    image = split.image(dataset, image_id, "", image_size(entry))
     target = image.number_object(ReferredObject(box, entry.get("mask") or None))
     for number, _ in enumerate(said):
         try:

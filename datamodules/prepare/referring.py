@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datamodules.formats.coco import image_size
 from datamodules.formats.masks import Rle, compressed_rle
 from datamodules.formats.records import RecordError
 from datamodules.formats.referring import Box, Expression, ReferredObject, ReferringImage, ReferringSplit
@@ -119,12 +120,19 @@ class _Objects:
         if found.segmentation is None:
             return None
         try:
-            if self._size is None:
-                raise RecordError("a mask of an image of unknown size")
-            return compressed_rle(found.segmentation, self._size[1], self._size[0])
+            width, height = self._size or _size_of_mask(found.segmentation)
+            return compressed_rle(found.segmentation, height, width)
         except RecordError as error:
             self.bad_masks.append(str(error))
             return None
+
+
+def _size_of_mask(segmentation: Any) -> tuple[int, int]:
+    """(width, height) as run lengths say it; RecordError for polygons, which do not."""
+    size = segmentation.get("size") if isinstance(segmentation, dict) else None
+    if not isinstance(size, list) or len(size) != 2:
+        raise RecordError("polygons of an image of unknown size")
+    return image_size({"height": size[0], "width": size[1]})
 
 
 def clipped(box: Box, size: tuple[int, int] | None) -> Box:
