@@ -12,8 +12,10 @@ import torch
 
 from tests.parity import core_components as core
 from tests.parity.data import check_ln_alignment, check_tokenizers, check_transforms
+from tests.parity.evaluators import check_evaluators
 from tests.parity.language import check_decode_bigram, check_text_decoder_t5
 from tests.parity.losses import check_losses
+from tests.parity.pipelines import check_pipelines
 from tests.parity.report import Report
 from tests.parity.resize import check_resize
 from tests.parity.training import check_optim
@@ -46,6 +48,8 @@ CHECKERS: dict[str, Callable[[Report, Path], None]] = {
     "transforms": check_transforms,
     "tokenizers": check_tokenizers,
     "ln_alignment": check_ln_alignment,
+    "pipelines": check_pipelines,
+    "evaluators": check_evaluators,
     "optim": check_optim,
     "model_t5_trace": check_trace_model,
     "model_bert_trace": check_trace_model,
@@ -59,7 +63,7 @@ def compare(folder: Path) -> Report:
     for path in sorted([*folder.glob("*.npz"), *folder.glob("*.json")]):
         if path.stem in CHECKERS:
             _check(report, path)
-        elif path.stem.startswith("model_params") or path.stem == "ln_annotations":
+        elif path.stem.startswith("model_params") or path.stem in ("ln_annotations", "pipelines_text"):
             continue  # read together with the files that need them
         elif path.stem in ("det_vit", "utils") or path.stem.endswith("_variant"):
             report.skip(path.stem, OUTSIDE)

@@ -1,6 +1,8 @@
 """The data side against the published one: image transforms, tokenised sequences, words bound to traces."""
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +31,25 @@ def check_transforms(report: Report, path: Path) -> None:
                 resized_shape(h, w, *_shorter_and_longest(key.removeprefix("size_rule/"))) for h, w in sizes.tolist()
             ]
             report.check(golden.name, key, got, want, 0.0)
-    first = next(case for case in golden.outputs if case.startswith("resize"))
-    image = golden.inputs(first, "inputs").permute(2, 0, 1)
-    height, width = image.shape[-2:]
+    first = next(iter(golden.outputs))
+    for case, view in transformed_views(golden):
+        _check_view(report, golden, case, first, view)
+
+
+def transformed_views(golden: Golden) -> Iterator[tuple[str, View]]:
+    """The image of the file's first case, resized, cropped or flipped as each case says."""
+    pixels = golden.inputs(next(iter(golden.outputs)), "inputs").permute(2, 0, 1)
+    height, width = pixels.shape[-2:]
+    whole = View(pixels, (0.0, 0.0, 1.0, 1.0), False, (height, width))
     for case in golden.outputs:
         if case.startswith("resize"):
             shape = resized_shape(height, width, *_shorter_and_longest(case.removeprefix("resize_")))
-            view = View(resize(image, shape), (0.0, 0.0, 1.0, 1.0), False, (height, width))
+            yield case, replace(whole, pixels=resize(pixels, shape))
         elif case == "crop":
             top, left, h, w = (int(v) for v in _numbers(golden.calls[case]))
-            view = crop(View(image, (0.0, 0.0, 1.0, 1.0), False, (height, width)), top, left, h, w)
+            yield case, crop(whole, top, left, h, w)
         else:
-            view = flip(View(image, (0.0, 0.0, 1.0, 1.0), False, (height, width)))
-        _check_view(report, golden, case, first, view)
+            yield case, flip(whole)
 
 
 def _check_view(report: Report, golden: Golden, case: str, first: str, view: View) -> None:
