@@ -34,7 +34,8 @@ class Report:
 
     def skip(self, kind: str, reason: str, example: str, count: int = 1) -> None:
         """Counts something that was read and left out."""
-        self._reason(kind, reason).add(count, [example])
+        # An id may be a string that cannot be written as UTF-8; the report can be, whatever it names.
+        self._reason(kind, reason).add(count, [example.encode(errors="backslashreplace").decode()])
 
     def add(self, other: "Report") -> None:
         """Adds another report's counts to this one's."""

@@ -1,6 +1,7 @@
 """Referring data as shards: what a sample holds, whatever form it comes from, and what is left out."""
 
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import webdataset as wds
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from datamodules.formats.records import FormatError
 from datamodules.prepare.command import main
 from datamodules.prepare.referring_corpora import open_referring
 from datamodules.prepare.report import Report
@@ -178,6 +180,7 @@ LEFT_OUT: dict[str, tuple[Json, Json, str]] = {
     "outside": ({}, {"bbox": [41, 5, 10, 3]}, "a box outside the image"),
     "touching the edge": ({}, {"bbox": [-10, 5, 10, 3]}, "a box outside the image"),
     "crowd": ({}, {"iscrowd": 1}, "a crowd region"),
+    "unwritable id": ({"ref_id": "\ud800", "ann_id": 99}, {}, "its annotation is not in 'instances.json'"),
     "no annotation": ({"ann_id": 99}, {}, "its annotation is not in 'instances.json'"),
     "no image": ({"image_id": 99}, {}, "its image is not in 'instances.json'"),
 }
@@ -316,6 +319,42 @@ def test_a_folder_without_referring_data_is_named(tmp_path: Path, capsys: pytest
     (tmp_path / "empty").mkdir()
     assert prepare(tmp_path / "empty", tmp_path, tmp_path / "out") == 2
     assert f"{tmp_path / 'empty'}: no referring data in this folder" in capsys.readouterr().err
+
+
+STRANGE = [None, True, 0, -1, 10**30, 1e308, float("nan"), "", "../x", "\ud800", [], [None], {}, [[1, 2], [3]], "7"]
+
+
+def places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every value inside a JSON value."""
+    if place:
+        yield place
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield from places(value[key], (*place, key))
+
+
+@pytest.mark.parametrize("name", ["refcoco/instances.json", "refcoco_unc_val.json", "refcoco-unc/instances.json"])
+def test_strange_values_anywhere_are_counted_or_named(tmp_path: Path, name: str) -> None:
+    in_all_forms(tmp_path)
+    path = tmp_path / name
+    whole = path.read_text()
+    rng = random.Random(0)
+    for place in sorted(places(json.loads(whole)), key=str):
+        content = inner = json.loads(whole)
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = rng.choice(STRANGE)
+        path.write_text(json.dumps(content))
+        try:
+            corpora = open_referring([path.parent if name.startswith("refcoco/") else path])
+        except FormatError:
+            continue
+        for corpus in corpora:
+            said, served = Report(), 0
+            for work in corpus.images:
+                described = corpus.describe(work, said)
+                served += described.records if described else 0
+            read = said.counts["records read"] + corpus.report.counts["records read"]
+            assert read == served + said.total_skipped("records") + corpus.report.total_skipped("records")
 
 
 @pytest.mark.shared
