@@ -60,15 +60,11 @@ class ReferringQuestions:
         boxes = np.full((len(tokens), 4), np.nan)
         if len(targets) == 1:
             boxes[-1] = shown[targets[0]]
-        question = Question(reference, tokens, boxes, self._context(expression["text"]))
+        context = query_context(self.tokenizer, expression["text"], self.context_prompt, self.max_context_tokens)
+        question = Question(reference, tokens, boxes, context)
         if self.masks and reference.mask:
             question.mask = mask_in_view(reference.mask, view)
         return question
-
-    def _context(self, text: str) -> list[int]:
-        if self.context_prompt is None:
-            return []
-        return self.tokenizer.context(self.context_prompt + text, self.max_context_tokens)
 
     def _nothing(self, content: dict[str, Any], record: Record, view: View) -> Question:
         reference = Reference(f"{content['dataset_id']}/{record['__key__']}/", "", split=content["dataset_id"])
@@ -79,6 +75,11 @@ def query_tokens(tokenizer: Tokenizer, text: str, max_tokens: int) -> list[int]:
     """<bos> text </s>; a text that is too long is cut but keeps its </s>, which its box is read from."""
     ids, _ = tokenizer.encode(text)
     return [tokenizer.bos_id, *ids[: max_tokens - 2], tokenizer.eos_id]
+
+
+def query_context(tokenizer: Tokenizer, text: str, context_prompt: str | None, max_tokens: int) -> list[int]:
+    """The prompt's text that goes with a query; none where the model reads the query in the decoder alone."""
+    return [] if context_prompt is None else tokenizer.context(context_prompt + text, max_tokens)
 
 
 class ReferringDataModule(ShardDataModule):

@@ -14,6 +14,7 @@ _TRAINER_VERBS = ("fit", "validate", "test", "predict")
 _OWN_VERBS = {
     "prepare": "raw annotations and images, or the toy world -> shards",
     "caption": "say what is in a photo, and where each word is",
+    "refer": "find what a sentence means in a photo: its box and its mask",
     "score": "figures of predictions in a file, from any system",
 }
 
@@ -39,10 +40,10 @@ def main() -> int:
         from datamodules.prepare.command import main as prepare
 
         return prepare(arguments[1:])
-    if verb == "caption":
-        from pixel_llm.predictor import caption_command
+    if verb in ("caption", "refer"):
+        from pixel_llm import photo_commands
 
-        return guarded(lambda: caption_command(arguments[1:]))
+        return guarded(lambda: getattr(photo_commands, verb)(arguments[1:]))
     if verb == "score":
         from pixel_llm.score import main as score
 

@@ -41,9 +41,7 @@ class ReferringMetrics(Metric):
         for reference, prediction, (height, width) in zip(references, predictions, sizes, strict=True):
             if reference is None or reference.key in self.rows:
                 continue
-            size = (int(height), int(width))
-            boxes = [box_01_to_original_px(box, size) for box in reference.targets]
-            truth = Truth(reference.split, reference.kind, size, boxes, reference.mask)
+            truth = truth_of(reference, (int(height), int(width)))
             try:
                 self.rows[reference.key] = compare(truth, Answer(prediction.box, prediction.mask))
             except ValueError as error:
@@ -64,3 +62,9 @@ class ReferringMetrics(Metric):
     def reset(self) -> None:
         super().reset()
         self.rows = {}
+
+
+def truth_of(reference: Reference, size: tuple[int, int]) -> Truth:
+    """What an expression means, in pixels of the original image of (height, width)."""
+    boxes = [box_01_to_original_px(box, size) for box in reference.targets]
+    return Truth(reference.split, reference.kind, size, boxes, reference.mask)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pixel_llm.drawing import Panel, draw_traces, gradient
+from pixel_llm.drawing.traces import Trace, draw_traces, gradient
 from pixel_llm.structures import Word
 
 GREY = np.full((60, 90, 3), 128, np.uint8)
@@ -18,7 +18,7 @@ def red(picture: np.ndarray) -> int:
 @pytest.mark.parametrize("shape", [(60, 90), (90, 60), (40, 400)])
 def test_panels_stand_side_by_side(shape: tuple[int, int]) -> None:
     image = np.full((*shape, 3), 128, np.uint8)
-    panels = [Panel("a", [Word("word", (0, 0, 5, 5))]), Panel("b", []), Panel("c", ["word"] * 200)]
+    panels = [Trace("a", [Word("word", (0, 0, 5, 5))]), Trace("b", []), Trace("c", ["word"] * 200)]
     one, three = draw_traces(image, panels[:1]), draw_traces(image, panels)
     assert three.width == 3 * one.width - 2 * 16
     assert three.height > one.height  # a long caption takes more lines
@@ -30,8 +30,8 @@ def test_panels_stand_side_by_side(shape: tuple[int, int]) -> None:
 
 def test_a_word_without_a_place_is_written_but_not_drawn() -> None:
     words = ["first", "last"]  # the last word is red
-    silent = np.asarray(draw_traces(GREY, [Panel("", words)]))
-    placed = np.asarray(draw_traces(GREY, [Panel("", [words[0], Word("last", (10, 10, 40, 40))])]))
+    silent = np.asarray(draw_traces(GREY, [Trace("", words)]))
+    placed = np.asarray(draw_traces(GREY, [Trace("", [words[0], Word("last", (10, 10, 40, 40))])]))
     assert silent.shape == placed.shape
     image = slice(16, 16 + 26 + 460 * 60 // 90)
     assert red(silent[image]) == 0
@@ -41,8 +41,8 @@ def test_a_word_without_a_place_is_written_but_not_drawn() -> None:
 
 
 def test_a_word_is_drawn_where_it_is() -> None:
-    picture = np.asarray(draw_traces(GREY, [Panel("", ["a", Word("b", (60, 0, 90, 30))])]))
-    changed = np.asarray(draw_traces(GREY, [Panel("", ["a", "b"])])) != picture
+    picture = np.asarray(draw_traces(GREY, [Trace("", ["a", Word("b", (60, 0, 90, 30))])]))
+    changed = np.asarray(draw_traces(GREY, [Trace("", ["a", "b"])])) != picture
     rows, columns = np.nonzero(changed.any(-1))
     scale = 460 / 90
     assert columns.min() == pytest.approx(16 + 60 * scale, abs=3)

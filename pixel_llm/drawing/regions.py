@@ -1,0 +1,84 @@
+"""What queries were found to mean: box and mask over the image, beside the true ones where they are known."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from pycocotools import mask as coco_mask
+
+from pixel_llm.drawing.panels import Colour, Panel, fitted, sheet
+from pixel_llm.metrics.referring_scores import Answer, Box, Rle, Truth, compare
+from pixel_llm.structures import ReferringPrediction
+
+FOUND: Colour = (213, 94, 0)
+TRUTH: Colour = (0, 90, 200)
+_BLACK: Colour = (0, 0, 0)
+_OPACITY = 0.5
+
+
+def draw_regions(
+    image: NDArray[np.uint8],
+    size: tuple[int, int],
+    answers: Sequence[ReferringPrediction],
+    truths: Sequence[Truth | None],
+) -> Image.Image:
+    """A panel for each query: the found box and mask in one colour, outlines of the true ones in another, and the IoU.
+
+    image: uint8[h, w, 3] RGB in any resolution.  size: (height, width) of the original image, to whose pixels boxes
+    and masks refer.  truths: None where the truth is not known.
+    """
+    return sheet([_panel(image, size, *pair) for pair in zip(answers, truths, strict=True)])
+
+
+def _panel(image: NDArray[np.uint8], size: tuple[int, int], answer: ReferringPrediction, truth: Truth | None) -> Panel:
+    picture = fitted(image)
+    if answer.mask:
+        picture.paste(FOUND, (0, 0), _stencil(answer.mask, picture).point(lambda value: round(value * _OPACITY)))
+    if truth:
+        if truth.mask:
+            picture.paste(TRUTH, (0, 0), _outline(_stencil(truth.mask, picture)))
+        for box in truth.boxes:
+            _frame(picture, size, box, TRUTH)
+    _frame(picture, size, answer.box, FOUND)
+    legend = [("found", FOUND)]
+    if truth:
+        legend.append(("truth" if truth.boxes else "truth: nothing is meant", TRUTH))
+    return Panel(answer.query, picture, [*legend, *((text, _BLACK) for text in figures(answer, truth))])
+
+
+def figures(answer: ReferringPrediction, truth: Truth | None) -> list[str]:
+    """How far an answer agrees with the truth, and the model's own guess, each in a few words."""
+    texts = []
+    if truth:
+        row = compare(truth, Answer(answer.box, answer.mask))
+        if row.box_iou is not None:
+            texts.append(f"box IoU {row.box_iou:.2f}")
+        if row.segmented and row.targets and row.intersection is not None and row.union is not None:
+            texts.append(f"mask IoU {row.intersection / max(row.union, 1):.2f}")
+    if answer.score is not None:
+        texts.append(f"expected IoU {answer.score:.2f}")
+    return texts
+
+
+def _stencil(mask: Rle, picture: Image.Image) -> Image.Image:
+    """A mask stretched over the picture: 255 inside, 0 outside."""
+    pixels: NDArray[np.uint8] = coco_mask.decode(mask) * np.uint8(255)
+    return Image.fromarray(pixels).resize(picture.size, Image.Resampling.NEAREST)
+
+
+def _outline(stencil: Image.Image) -> Image.Image:
+    """The outermost two pixels of what a stencil lets through."""
+    return ImageChops.subtract(stencil, stencil.filter(ImageFilter.MinFilter(5)))
+
+
+def _frame(picture: Image.Image, size: tuple[int, int], box: Box, colour: Colour) -> None:
+    """A box with a light rim; what lies outside is drawn at the edge, a box that is no number not at all."""
+    if not all(math.isfinite(value) for value in box):
+        return
+    xs = sorted(min(max(x * picture.width / size[1], 0), picture.width - 1) for x in box[::2])
+    ys = sorted(min(max(y * picture.height / size[0], 0), picture.height - 1) for y in box[1::2])
+    pen = ImageDraw.Draw(picture)
+    pen.rectangle((xs[0] - 1, ys[0] - 1, xs[1] + 1, ys[1] + 1), outline="white", width=5)
+    pen.rectangle((xs[0], ys[0], xs[1], ys[1]), outline=colour, width=3)
