@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import command, tiny_config, write_config
+from tests.runs import command, tiny_config, tiny_referring_config, write_config
 from tests.tiny import toy_shards
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -26,7 +26,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A toy world of a few images: raw/, shards narratives_*/ and instances_*/, tokenizer/. To be read only."""
+    """A toy world of a few images, see `toy_shards`. To be read only."""
     return toy_shards(tmp_path_factory.mktemp("toy"))
 
 
@@ -37,4 +37,14 @@ def tiny_run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = command("fit", "--config", write_config(folder / "config.yaml", tiny_config(toy, folder / "run", steps=2)))
     assert done.returncode == 0, done.stderr
     (folder / "run/stderr").write_text(done.stderr)
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def tiny_referring_run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training of two steps on expressions of `toy`, by a model with masks. To be read only."""
+    folder = tmp_path_factory.mktemp("tiny_referring")
+    config = tiny_referring_config(toy, folder / "run", steps=2)
+    done = command("fit", "--config", write_config(folder / "config.yaml", config))
+    assert done.returncode == 0, done.stderr
     return folder / "run"

@@ -87,6 +87,25 @@ def tiny_config(toy: Path, run: Path, steps: int = 4) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def tiny_referring_config(toy: Path, run: Path, steps: int = 4) -> dict[str, Any]:
+    """Referring segmentation of the toy world; otherwise as `tiny_config`."""
+    masks = {"mask_adapter": "embedding", "mask_decoder_depth": 1, "mask_decoder_heads": 2}
+    config = tiny_config(toy, run, steps)
+    config["model"]["class_path"] = "pixel_llm.tasks.referring_localization.ReferringLocalization"
+    arguments = config["model"]["init_args"]
+    arguments["core"]["init_args"] = CORE | masks
+    config["model"]["init_args"] = {"core": arguments["core"], "optimizer": arguments["optimizer"], "segment": True}
+    config["data"] = {
+        "class_path": "datamodules.referring.ReferringDataModule",
+        "init_args": {
+            **{f"{split}_shards": [str(toy / f"toy_unc_{split}")] for split in ("train", "val", "test")},
+            "tokenizer": str(toy / "tokenizer"),
+            "masks": True, "max_tokens": 24, "image_size": 64, "batch_size": 4, "num_workers": 0,
+        },
+    }  # fmt: skip
+    return config
+
+
 def write_config(path: Path, config: dict[str, Any]) -> Path:
     path.write_text(yaml.safe_dump(config))
     return path

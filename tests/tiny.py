@@ -1,15 +1,19 @@
 """Small models and shards that several tests share."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from datamodules.localized_narratives import LocalizedNarrativesDataModule
 from datamodules.prepare import coco_instances, localized_narratives
+from datamodules.prepare.referring import split_corpus
+from datamodules.prepare.referring_corpora import read_referring
 from datamodules.prepare.shards import write_shards
 from datamodules.prepare.toy_world.write import write_toy_world
 from datamodules.records import read_captions, read_field
+from datamodules.referring import ReferringDataModule
 from datamodules.shard_index import open_shards
 from datamodules.tokenizer import train_tokenizer
 from pixel_llm.core.build import pixel_llm
@@ -47,7 +51,9 @@ def tiny_git() -> GitDecoder:
     return git
 
 
-def tiny_core(language_model: LanguageModel | None = None, location_step: LocationStep = "predicting") -> PixelLLM:
+def tiny_core(
+    language_model: LanguageModel | None = None, location_step: LocationStep = "predicting", **changes: Any
+) -> PixelLLM:
     """A PixelLLM with random weights that no layer leaves at zero."""
     torch.manual_seed(0)
     return pixel_llm(
@@ -61,6 +67,9 @@ def tiny_core(language_model: LanguageModel | None = None, location_step: Locati
         location_hidden=16,
         location_depth=2,
         location_step=location_step,
+        mask_decoder_depth=1,
+        mask_decoder_heads=2,
+        **changes,
     )
 
 
@@ -77,7 +86,7 @@ def random_inputs(images: int = 2, prompts_per_image: int = 2) -> tuple[torch.Te
 
 
 def toy_shards(folder: Path, train: int = 24, test: int = 6) -> Path:
-    """A toy world of a few images with its shards and tokenizer: raw/, narratives_*/, instances_*/, tokenizer/."""
+    """A toy world of a few images: raw/, shards narratives_*/, instances_*/ and toy_unc_*/, tokenizer/."""
     sizes = {"train": train, "val": test, "test": test, "test_unseen_pairs": test}
     write_toy_world(folder / "raw", sizes, seed=0, workers=1, progress=lambda items, *_: items)
     for split in ("train", "val", "test"):
@@ -88,6 +97,9 @@ def toy_shards(folder: Path, train: int = 24, test: int = 6) -> Path:
         ):
             corpus = converter.open_corpus([annotations / file])
             write_shards(corpus, folder / "raw/images", folder / f"{name}_{split}", workers=1, shard_size=10)
+    for referring in read_referring([folder / "raw/annotations/toy"]):
+        corpus = split_corpus(referring, folder / "raw/images")
+        write_shards(corpus, folder / "raw/images", folder / referring.name, workers=1, shard_size=10)
     captions = [c for data in read_field(open_shards(folder / "narratives_train"), "json") for c in read_captions(data)]
     (folder / "tokenizer").mkdir()
     (folder / "tokenizer/tokenizer.json").write_text(train_tokenizer(captions, VOCABULARY).to_json())
@@ -106,6 +118,20 @@ def toy_narratives(shards: Path, **changes: object) -> LocalizedNarrativesDataMo
         "num_workers": 0,
     }
     return LocalizedNarrativesDataModule(**(settings | changes))
+
+
+def toy_referring(shards: Path, **changes: object) -> ReferringDataModule:
+    settings: dict = {
+        "train_shards": [str(shards / "toy_unc_train")],
+        "val_shards": [str(shards / "toy_unc_val")],
+        "test_shards": [str(shards / "toy_unc_test")],
+        "tokenizer": str(shards / "tokenizer"),
+        "max_tokens": 24,
+        "image_size": 64,
+        "batch_size": 4,
+        "num_workers": 0,
+    }
+    return ReferringDataModule(**(settings | changes))
 
 
 def random_trace(rng: np.random.Generator, points: int) -> np.ndarray:

@@ -7,20 +7,24 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from callbacks.evaluation_report import EvaluationReport
 from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.nan_guard import NanGuard
+from callbacks.referring_pictures import ReferringPictures
 from callbacks.step_seed import StepSeed
 from callbacks.throughput import Throughput
 from callbacks.trace_pictures import TracePictures, true_words
+from pixel_llm.drawing.regions import FOUND, TRUTH
 from pixel_llm.structures import Batch, Reference, Word
+from pixel_llm.tasks.referring_localization import ReferringLocalization
 from pixel_llm.tasks.trace_captioning import TraceCaptioning
 from tests.runs import fit, tiny_optimizer, tiny_task, tiny_trainer
-from tests.tiny import tiny_core, toy_narratives
+from tests.tiny import tiny_core, toy_narratives, toy_referring
 
 
 class NanAt(TraceCaptioning):
@@ -89,6 +93,33 @@ def test_pictures_are_drawn_when_they_are_due(toy: Path, tmp_path: Path) -> None
         with Image.open(file) as picture:
             picture.load()
             assert len(picture.getcolors(10**6)) > 20
+
+
+@pytest.mark.parametrize("segment", [False, True])
+def test_queries_are_drawn_when_they_are_due(toy: Path, tmp_path: Path, segment: bool) -> None:
+    pictures = ReferringPictures(images=2, every_n_steps=4)
+    settings = {"limit_val_batches": 1, "val_check_interval": 2, "check_val_every_n_epoch": None}
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    task = ReferringLocalization(tiny_core(mask_adapter="embedding"), tiny_optimizer(), segment=segment)
+    fit(task, toy_referring(toy, masks=segment), tmp_path, 6, [pictures], logger=logger, **settings)
+    files = sorted((tmp_path / "pictures").iterdir())
+    assert [f.name for f in files] == [f"step_{s:06d}_{i}.png" for s in (2, 6) for i in (0, 1)]
+    for file in files:
+        with Image.open(file) as picture:
+            colours = {colour for _, colour in picture.getcolors(10**6)}
+            assert {FOUND, TRUTH} <= colours
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert events.Tags()["images"] == ["referring/0", "referring/1"]
+
+
+def test_an_image_without_expressions_and_a_repeated_one_are_not_drawn(toy: Path) -> None:
+    data = toy_referring(toy)
+    batch = next(iter(data.val_dataloader()))
+    index, answers = batch.prompts.image_index.tolist(), [None] * len(batch.references)
+    batch.references = [None if i == 0 else Reference("k", "", split="s") for i in index]
+    for image in (0, 1):
+        prompts = [p for p, i in enumerate(index) if i == image]
+        assert ReferringPictures().draw(batch, image, prompts, answers) is None
 
 
 def test_true_words_are_in_pixels() -> None:
