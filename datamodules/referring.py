@@ -9,6 +9,7 @@ import numpy as np
 from datamodules.base import MakeQuestions, Record, ShardDataModule
 from datamodules.formats.masks import union
 from datamodules.instances import mask_in_view
+from datamodules.location_text import LocationText
 from datamodules.samples import Question
 from datamodules.tokenizer import Tokenizer
 from datamodules.views import View
@@ -23,6 +24,7 @@ class ReferringQuestions:
     In training, expressions for exactly one object that the view shows are drawn, at most `expressions` of them; in
     evaluation all are asked in order, or the first `expressions`. An image of which nothing is left gets one empty
     question without an answer, so that every batch has something to ask.
+    The decoder's tokens are the query, or with `location_text` the location of an expression for one object.
     """
 
     tokenizer: Tokenizer
@@ -31,6 +33,7 @@ class ReferringQuestions:
     max_context_tokens: int
     expressions: int | None
     masks: bool
+    location_text: LocationText | None
     training: bool
 
     def __call__(self, record: Record, view: View, rng: np.random.Generator) -> list[Question]:
@@ -56,7 +59,7 @@ class ReferringQuestions:
             targets=[tuple(box) for box in shown[targets].tolist()],
             mask=union([content["objects"][i]["rle"] for i in targets], content["height"], content["width"]),
         )
-        tokens = query_tokens(self.tokenizer, expression["text"], self.max_tokens)
+        tokens = self._tokens(expression["text"], shown[targets])
         boxes = np.full((len(tokens), 4), np.nan)
         if len(targets) == 1:
             boxes[-1] = shown[targets[0]]
@@ -65,6 +68,12 @@ class ReferringQuestions:
         if self.masks and reference.mask:
             question.mask = mask_in_view(reference.mask, view)
         return question
+
+    def _tokens(self, text: str, boxes: Any) -> list[int]:
+        if self.location_text is None:
+            return query_tokens(self.tokenizer, text, self.max_tokens)
+        written = self.location_text.write(boxes[0], self.tokenizer) if len(boxes) == 1 else []
+        return [self.tokenizer.bos_id, *written, self.tokenizer.eos_id]
 
     def _nothing(self, content: dict[str, Any], record: Record, view: View) -> Question:
         reference = Reference(f"{content['dataset_id']}/{record['__key__']}/", "", split=content["dataset_id"])
@@ -90,6 +99,7 @@ class ReferringDataModule(ShardDataModule):
     evaluation_expressions: only so many, the first, are asked in evaluation (the published code asks 16); None: all.
     context_prompt: the query, behind this text, is also the prompt's text (published: "where is "); None: the model
         reads it in the decoder alone (the paper).
+    location_text: how the decoder writes boxes, which then needs a `context_prompt`; None: it reads the query.
     max_tokens, max_context_tokens: lengths of queries and prompt texts, special tokens included; longer ones are cut.
     Other arguments: see `ShardDataModule`.
     """
@@ -106,14 +116,21 @@ class ReferringDataModule(ShardDataModule):
         context_prompt: str | None = None,
         max_tokens: int = 40,
         max_context_tokens: int = 40,
+        location_text: LocationText | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
         self.masks = masks
         self.expressions_per_image, self.evaluation_expressions = expressions_per_image, evaluation_expressions
         self.context_prompt, self.max_tokens, self.max_context_tokens = context_prompt, max_tokens, max_context_tokens
+        self.location_text = location_text
+        if location_text is not None:
+            if context_prompt is None:
+                raise ValueError("location_text: the decoder writes the box, so the query needs a context_prompt")
+            location_text.check(self.tokenizer)
 
     def questions(self, training: bool) -> MakeQuestions:
         asked = self.expressions_per_image if training else self.evaluation_expressions
-        lengths = (self.context_prompt, self.max_context_tokens)
-        return ReferringQuestions(self.tokenizer, self.max_tokens, *lengths, asked, self.masks and training, training)
+        lengths = (self.max_tokens, self.context_prompt, self.max_context_tokens)
+        masks = self.masks and training
+        return ReferringQuestions(self.tokenizer, *lengths, asked, masks, self.location_text, training)

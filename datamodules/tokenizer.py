@@ -5,6 +5,7 @@ Any `tokenizer.json` of the tokenizers library (Flan-T5's, or one that `pixel-ll
 caption loses its </s>.
 """
 
+import json
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
@@ -90,17 +91,25 @@ class Tokenizer:
 
 
 def train_tokenizer(captions: Iterable[str], vocabulary_size: int) -> Tokenizer:
-    """A tokenizer of at most vocabulary_size pieces for a corpus that no released tokenizer fits (BPE on words)."""
+    """A tokenizer of at most vocabulary_size pieces for a corpus that no released tokenizer fits (BPE on words).
+
+    Digits that the corpus lacks are the last pieces, so that any number can be written.
+    """
     backend = Backend(models.BPE(unk_token="<unk>"))
     backend.normalizer = normalizers.NFKC()
     punctuation, words = pre_tokenizers.Punctuation("isolated"), pre_tokenizers.Metaspace()
     backend.pre_tokenizer = pre_tokenizers.Sequence([words, punctuation])
     backend.decoder = MetaspaceDecoder()
-    special = ["<pad>", "</s>", "<unk>"]
+    special, digits = ["<pad>", "</s>", "<unk>"], "0123456789"
     backend.train_from_iterator(
-        captions, trainers.BpeTrainer(vocab_size=vocabulary_size, special_tokens=special, show_progress=False)
+        captions,
+        trainers.BpeTrainer(vocab_size=vocabulary_size - len(digits), special_tokens=special, show_progress=False),
     )
-    return Tokenizer.from_json(backend.to_str())
+    made = json.loads(backend.to_str())
+    pieces = made["model"]["vocab"]
+    for digit in digits:
+        pieces.setdefault(digit, len(pieces))
+    return Tokenizer.from_json(json.dumps(made))
 
 
 def _find(path: Path) -> Path:
