@@ -9,8 +9,10 @@ from pixel_llm.core.pixel_llm import PixelLLM
 from pixel_llm.core.t5 import T5
 from pixel_llm.weights.eva02 import load_eva02
 from pixel_llm.weights.sam import load_sam
-from pixel_llm.weights.t5 import fit_adapters, load_t5
+from pixel_llm.weights.t5 import fit_adapters, grow_vocabulary, load_t5
 from pixel_llm.weights.tensors import load_parts, load_tensors, read_tensors
+
+_VISUAL = ("sam_encoder", "tuned_encoder", "prompt_encoder", "prompt_feature_extractor")
 
 
 class StartingWeights:
@@ -20,8 +22,12 @@ class StartingWeights:
         promptable segmentation.
     tuned_encoder: a file or hub name of timm's EVA-02, or a checkpoint of attribute pretraining.
     language_model: a folder or hub name of a T5 in the transformers format, or a checkpoint of text pretraining.
+    visual: both encoders, prompt encoder and extractor, so all before the language model, from a checkpoint of an
+        earlier stage, whose language model may be another one.
     core: the whole model from a checkpoint of an earlier stage, which may have been one without masks; the parts
         above are then loaded over it.
+    larger_vocabulary: a T5 may have a larger vocabulary than its `language_model` starts from; the words behind
+        the known ones stay at random.
     """
 
     def __init__(
@@ -29,15 +35,20 @@ class StartingWeights:
         sam: str | None = None,
         tuned_encoder: str | None = None,
         language_model: str | None = None,
+        visual: str | None = None,
         core: str | None = None,
+        larger_vocabulary: bool = False,
     ) -> None:
-        self.sam, self.tuned_encoder, self.language_model, self.core = sam, tuned_encoder, language_model, core
+        self.sam, self.tuned_encoder, self.language_model = sam, tuned_encoder, language_model
+        self.visual, self.core, self.larger_vocabulary = visual, core, larger_vocabulary
 
     def load(self, core: nn.Module) -> None:
         """Load into a PixelLLM. Raises FileNotFoundError, and ValueError with one line for what does not fit."""
         model = cast(PixelLLM, core)
         if self.core:
             load_parts(self.core, {"core.": model}, absent=["mask_head."])
+        if self.visual:
+            load_parts(self.visual, {f"core.{part}.": model.get_submodule(part) for part in _VISUAL})
         if self.sam:
             self._load_sam(model, self.sam)
         if self.tuned_encoder:
@@ -53,7 +64,8 @@ class StartingWeights:
             load_parts(path, {f"core.{name}.": module for name, module in parts.items()})
         else:
             load_sam(path, **parts)
-        if model.query_tokens_placed and not self.core:  # by the position code that has just been replaced
+        trained = self.core or self.visual
+        if model.query_tokens_placed and not trained:  # by the position code that has just been replaced
             model.place_query_tokens()
 
     def _load_tuned_encoder(self, model: PixelLLM, path: str) -> None:
@@ -70,8 +82,11 @@ class StartingWeights:
         language_model = model.language_model
         if path.endswith(".ckpt"):
             tensors = {n.removeprefix("core."): v for n, v in read_tensors(path).items() if n.startswith("core.")}
-            load_tensors(language_model, fit_adapters(language_model, tensors), path)
+            tensors = fit_adapters(language_model, tensors)
+            if self.larger_vocabulary:
+                tensors = grow_vocabulary(language_model, tensors)
+            load_tensors(language_model, tensors, path)
         elif isinstance(language_model, T5):
-            load_t5(language_model, path)
+            load_t5(language_model, path, self.larger_vocabulary)
         else:
             raise ValueError(f"{path}: released weights exist for T5, not {type(language_model).__name__}")

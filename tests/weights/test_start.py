@@ -13,13 +13,14 @@ from pixel_llm.core.mask_decoder import MaskDecoder
 from pixel_llm.core.mask_head import MaskHead
 from pixel_llm.core.pixel_llm import PixelLLM
 from pixel_llm.core.sam import Sam
+from pixel_llm.core.t5 import T5
 from pixel_llm.tasks.attribute_pretraining import AttributePretraining
 from pixel_llm.tasks.base import Task
 from pixel_llm.tasks.promptable_segmentation import PromptableSegmentation
 from pixel_llm.tasks.text_pretraining import TextPretraining
 from pixel_llm.weights.start import StartingWeights
 from tests.runs import tiny_optimizer, tiny_task
-from tests.tiny import tiny_core, tiny_git, tiny_sam_encoder, tiny_t5
+from tests.tiny import VOCABULARY, tiny_core, tiny_git, tiny_sam_encoder, tiny_t5
 
 
 def save(path: Path, task: Task) -> str:
@@ -136,6 +137,46 @@ def test_a_language_model_with_adapters_from_one_without(tmp_path: Path) -> None
     for model in (stage.core.eval(), core.language_model.eval()):
         outputs.append(model.hidden_states(model.encode_prefix(visual, None), tokens))
     torch.testing.assert_close(outputs[1], outputs[0])  # adapters start at nothing
+
+
+def test_the_visual_half_from_a_stage_with_another_language_model(tmp_path: Path) -> None:
+    stage = AttributePretraining(tiny_core(tiny_git()), tiny_optimizer(), attributes=[3])
+    path, core = save(tmp_path / "attributes.ckpt", stage), tiny_core()
+    before = snapshot(core)
+    StartingWeights(visual=path).load(core)
+    visual = {"sam_encoder", "tuned_encoder", "prompt_encoder", "prompt_feature_extractor"}
+    assert loaded(core, before) == visual
+    assert all(equal(core.get_submodule(part), stage.core.get_submodule(part)) for part in visual)
+
+
+def larger_t5(trainable: str = "all") -> T5:
+    return T5(
+        width=16, layers=2, heads=2, head_width=8, feed_forward=24, vocabulary_size=VOCABULARY + 40, visual_width=12,
+        dropout=0.0, trainable=trainable, lora_rank=2,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("trainable", ["all", "lora"])
+def test_a_larger_vocabulary_keeps_the_words_that_were_known(tmp_path: Path, trainable: str) -> None:
+    stage = TextPretraining(tiny_t5(), tiny_optimizer())
+    path, core = save(tmp_path / "text.ckpt", stage), tiny_core(larger_t5(trainable))
+    new = core.language_model.model.shared.weight[VOCABULARY:].clone()
+    with pytest.raises(ValueError, match=r"another size: .* has shape \(256, 16\), the model wants \(296, 16\)"):
+        StartingWeights(language_model=path).load(core)
+    StartingWeights(language_model=path, larger_vocabulary=True).load(core)
+    assert torch.equal(core.language_model.model.shared.weight[VOCABULARY:], new)
+    visual, tokens = torch.randn(2, 3, 12), torch.randint(3, VOCABULARY, (2, 5))
+    logits = []
+    for model in (stage.core.eval(), core.language_model.eval()):
+        logits.append(model.logits(model.hidden_states(model.encode_prefix(visual, None), tokens)))
+    assert logits[1].shape[-1] == VOCABULARY + 40
+    torch.testing.assert_close(logits[1][..., :VOCABULARY], logits[0], rtol=0, atol=1e-3)
+
+
+def test_a_smaller_vocabulary_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "text.ckpt", TextPretraining(larger_t5(), tiny_optimizer()))
+    with pytest.raises(ValueError, match=r"another size: .* has shape \(296, 16\), the model wants \(256, 16\)"):
+        StartingWeights(language_model=path, larger_vocabulary=True).load(tiny_core())
 
 
 def test_parts_are_loaded_over_the_core(tmp_path: Path) -> None:
