@@ -113,9 +113,8 @@ class PixelLLM(nn.Module):
         assert self.mask_head is not None, "this model has no mask head"
         index = prompts.image_index
         pixels = boxes_01_to_canvas_px(boxes, features.sizes[index])
-        return self.mask_head(
-            features.sam, self.prompt_encoder, pixels, features.canvas, index, found.visual, found.hidden
-        )
+        read = (found.visual, found.hidden, found.valid)
+        return self.mask_head(features.sam, self.prompt_encoder, pixels, features.canvas, index, *read)
 
     @torch.no_grad()
     def generate(self, features: ImageFeatures, prompts: Prompts, rule: DecodingRule) -> Generation:

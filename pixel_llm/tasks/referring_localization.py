@@ -50,11 +50,14 @@ class ReferringLocalization(Referring):
         distance = location_distance(found.corners[:, None], truth[:, None], batch.sizes[index].flip(-1))[:, 0]
         box = masked_mean(distance, known)
         values = {"loss": self.location_weight * box, "box_px": box.detach()}
-        if self.segment and batch.masks is not None:
+        masks = batch.masks
+        if masks is None and self.training:  # all processes must take part, also one whose batch has no mask
+            masks = known.new_zeros(len(known), *batch.images.shape[-2:])
+        if self.segment and masks is not None:
             boxes = found.boxes if self.mask_box == "predicted" else truth.flatten(1)
             logits, iou = self.core.segment(features, batch.prompts, found, boxes)
-            real = real_part(batch.sizes[index], batch.masks.shape[-2:])
-            mask = mask_loss(logits, iou, batch.masks, known & batch.masks.flatten(1).any(1), real)
+            real = real_part(batch.sizes[index], masks.shape[-2:])
+            mask = mask_loss(logits, iou, masks, known & masks.flatten(1).any(1), real)
             values["loss"] = values["loss"] + mask.total
             values |= {"focal": mask.focal, "dice": mask.dice, "iou_error": mask.iou}
         self.log_losses(values, stage, len(batch.keys))
