@@ -9,7 +9,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-fast lint parity parity-metrics results benchmarks clean
+.PHONY: help setup demo test test-fast lint parity parity-metrics results ablations benchmarks clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F '\t' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -34,12 +34,13 @@ toy/shards/.done: toy/raw/.done
 	  pixel-llm prepare coco-instances --annotations toy/raw/annotations/instances_$$split.json \
 	    --images toy/raw/images --out toy/shards/instances_$$split || exit 1; \
 	done
+	pixel-llm prepare refcoco --annotations toy/raw/annotations/toy --images toy/raw/images --out toy/shards
 	@touch $@
 
 toy/tokenizer/tokenizer.json: toy/shards/.done
 	pixel-llm prepare tokenizer toy/shards/narratives_train --vocabulary-size 256 --out toy/tokenizer
 
-# --- training: what released weights are to the large model, then trace captioning ---------------------------------
+# --- training: what released weights are to the large model, then trace captioning, then referring ------------------
 runs/toy/pretrain_sam/.done runs/toy/pretrain_language_model/.done: runs/toy/pretrain_%/.done: toy/tokenizer/tokenizer.json
 	lightning fit --config configs/pretrain/toy_$*.yaml --ckpt_path last
 	@touch $@
@@ -52,9 +53,19 @@ runs/toy/trace/.done: runs/toy/pretrain_attributes/.done runs/toy/pretrain_langu
 	lightning fit --config configs/trace/toy.yaml --ckpt_path last
 	@touch $@
 
-demo: runs/toy/trace/.done  ## toy world -> shards -> training -> evaluation -> pictures (12 minutes after installation)
+runs/toy/referring/.done: runs/toy/trace/.done
+	lightning fit --config configs/referring/toy.yaml --ckpt_path last
+	@touch $@
+
+runs/toy/referring_segmentation/.done: runs/toy/referring/.done
+	lightning fit --config configs/referring/toy_segmentation.yaml --ckpt_path last
+	@touch $@
+
+demo: runs/toy/referring_segmentation/.done  ## toy world -> shards -> training -> evaluation -> pictures (15 minutes after installation)
 	lightning test --config configs/trace/toy.yaml --ckpt_path last
-	@echo "== pictures of test images, prediction beside truth: runs/toy/trace/pictures/test_0.png and its neighbours"
+	lightning test --config configs/referring/toy_segmentation.yaml --ckpt_path last
+	@echo "== pictures of test images, prediction beside truth: runs/toy/trace/pictures/test_0.png and"
+	@echo "== runs/toy/referring_segmentation/pictures/test_0.png, and their neighbours"
 
 # --- checks ----------------------------------------------------------------------------------------------------------
 test: $(INSTALLED) lint  ## the whole test suite, with formatting and types
@@ -76,8 +87,11 @@ parity-metrics: $(INSTALLED)  ## compare the metrics with the reference code's n
 results: runs/toy/pretrain_attributes/.done runs/toy/pretrain_language_model/.done  ## measure what it learns -> docs/results.md (45 minutes)
 	python -m benchmarks.results
 
+ablations: runs/toy/pretrain_attributes/.done runs/toy/pretrain_language_model/.done  ## the paper's Tables 4 and 5 on the toy world -> docs/ablations.md (80 minutes on two cores)
+	python -m benchmarks.ablations
+
 benchmarks: $(INSTALLED)  ## measure speed and memory -> docs/benchmarks.md
 	python -m benchmarks
 
 clean:  ## delete the toy world and all runs on it
-	rm -rf toy runs/toy runs/results
+	rm -rf toy runs/toy runs/results runs/ablations

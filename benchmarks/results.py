@@ -1,9 +1,10 @@
-"""Measures what the toy configuration learns, and writes docs/results.md and docs/results.json.
+"""Measures what the toy configurations learn, and writes docs/results.md and docs/results.json.
 
     python -m benchmarks.results
 
-Trains trace captioning twice from the same starting weights, once on blank images; both are tested on scenes never
-seen and on pairs of attributes never seen together. Interrupted, it goes on where it was.
+Trains trace captioning twice from the same starting weights, once on blank images, then referring localization and
+its masks from the first, and referring localization alone for as many steps as both together. All are tested on scenes
+never seen and on pairs of attributes never seen together. Interrupted, it goes on where it was.
 """
 
 import json
@@ -20,12 +21,15 @@ import torch
 from datamodules.localized_narratives import LocalizedNarrativesDataModule
 from pixel_llm.metrics.lbm import LocalBipartiteMatching
 
-CONFIG = "configs/trace/toy.yaml"
-STEPS = 3500
+TRACE, REFERRING = "configs/trace/toy.yaml", "configs/referring/toy.yaml"
+MASKS = "configs/referring/toy_segmentation.yaml"
+TRACE_STEPS, REFERRING_STEPS, MASK_STEPS = 3500, 2000, 200
 SEED = 0
 RUNS = Path("runs/results")
+PRETRAINED = Path("runs/toy")
 DOCS = Path("docs")
 SPLITS = ("test", "test_unseen_pairs")
+CHECKPOINT = {"class_path": "callbacks.last_checkpoint.LastCheckpoint"}
 
 Figures = dict[str, float]
 
@@ -34,15 +38,28 @@ AIMS = {
     "trace.cider": "at least 3 x cider_blank",
     "trace.object_words_inside": "at least 0.85",
     "trace.object_words_inside_unseen_pairs": "at most 0.10 below object_words_inside",
+    "referring.p50": "at least 0.90",
+    "referring.ciou": "at least 0.78",
+    "referring.p50_blank": "at most 0.25",
+    "referring.p50_without_trace": "at least 0.05 below referring.p50, or the curve",
 }
 
 
 def main() -> None:
+    figures = trace_figures() | referring_figures()
+    write(figures, minutes=json.loads((RUNS / "seconds.json").read_text()))
+
+
+def trace_figures() -> Figures:
+    """Trace captioning, on images and on black ones."""
     figures: Figures = {}
     for name, blank in (("trace", False), ("trace_blank", True)):
-        run = RUNS / name
-        train(run, blank)
-        tested = {split: test(run, split, blank) for split in SPLITS}
+        run, blanked = RUNS / name, f"--data.blank_images={str(blank).lower()}"
+        fit(TRACE, run, TRACE_STEPS, TRACE_STEPS // 2, blanked)
+        tested = {
+            split: test(TRACE, run, split, f"--data.test_shards=[toy/shards/narratives_{split}]", blanked)
+            for split in SPLITS
+        }
         suffix = "_blank" if blank else ""
         for metric in ("lbm_k0", "lbm_k1", "point_l1", "object_words_inside", "cider", "bleu4", "rouge_l", "meteor"):
             if metric in tested["test"]:
@@ -50,30 +67,58 @@ def main() -> None:
         unseen = tested["test_unseen_pairs"]["object_words_inside"]
         figures[f"trace.object_words_inside_unseen_pairs{suffix}"] = unseen
     figures["trace.lbm_k0_constant"] = constant_lbm()
-    write(figures, minutes=json.loads((RUNS / "seconds.json").read_text()))
+    return figures
 
 
-def train(run: Path, blank: bool) -> None:
-    """Fit, unless it is done."""
-    length = [f"--trainer.max_steps={STEPS}", f"--trainer.val_check_interval={STEPS // 2}"]
-    lightning("fit", run, f"--seed_everything={SEED}", *length, f"--data.blank_images={str(blank).lower()}")
+def referring_figures() -> Figures:
+    """Referring with masks after trace captioning, the same model on black images, and referring alone."""
+    located, masked, alone = (RUNS / f"referring{name}" for name in ("", "_segmentation", "_without_trace"))
+    fit(REFERRING, located, REFERRING_STEPS, 250, start_from(RUNS / "trace"))
+    fit(MASKS, masked, MASK_STEPS, MASK_STEPS, start_from(located))
+    tested = test(MASKS, masked, "test")
+    blank = test(MASKS, masked, "test_blank", "--data.blank_images=true")
+    start = start_from(PRETRAINED / "pretrain_attributes")
+    words = f"--model.weights.init_args.language_model={checkpoint(PRETRAINED / 'pretrain_language_model')}"
+    fit(REFERRING, alone, TRACE_STEPS + REFERRING_STEPS, 500, start, words)
+    without = test(REFERRING, alone, "test")
+    shown, unseen = "toy_unc_test", "toy_unc_test_unseen_pairs"
+    names = {"p50": "p50", "box_iou": "box_iou", "ciou": "ciou", "giou": "giou", "p50_relations": "p50_relation"}
+    names |= {"ciou_relations": "ciou_relation", "p50_attributes": "p50_attributes", "p50_places": "p50_place"}
+    figures = {f"referring.{name}": tested[f"{shown}/{key}"] for name, key in names.items()}
+    return figures | {
+        "referring.p50_unseen_pairs": tested[f"{unseen}/p50"],
+        "referring.ciou_unseen_pairs": tested[f"{unseen}/ciou"],
+        "referring.p50_blank": blank[f"{shown}/p50"],
+        "referring.p50_without_trace": without[f"{shown}/p50"],
+        "referring.p50_relations_without_trace": without[f"{shown}/p50_relation"],
+    }
 
 
-def test(run: Path, split: str, blank: bool) -> Figures:
-    """The figures of one run on one split."""
-    report = {"class_path": "callbacks.evaluation_report.EvaluationReport", "init_args": {"name": split}}
-    lightning(
-        "test", run, f"--data.test_shards=[toy/shards/narratives_{split}]", f"--data.blank_images={str(blank).lower()}",
-        f"--trainer.callbacks={json.dumps([CHECKPOINT, report])}", done=run / f"{split}.json",
-    )  # fmt: skip
-    return json.loads((run / f"{split}.json").read_text())
+def start_from(run: Path) -> str:
+    """The argument by which a model starts from another run."""
+    return f"--model.weights.init_args.core={checkpoint(run)}"
 
 
-CHECKPOINT = {"class_path": "callbacks.last_checkpoint.LastCheckpoint"}
+def checkpoint(run: Path) -> Path:
+    return run / "checkpoints/last.ckpt"
 
 
-def lightning(verb: str, run: Path, *arguments: str, done: Path | None = None) -> None:
-    """Run a command of the trainer on the toy configuration in a folder of its own, unless it was done before.
+def fit(config: str, run: Path, steps: int, validate_every: int, *arguments: str) -> None:
+    """Train, unless it is done."""
+    length = [f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={validate_every}"]
+    lightning("fit", config, run, f"--seed_everything={SEED}", *length, *arguments)
+
+
+def test(config: str, run: Path, name: str, *arguments: str) -> Figures:
+    """The figures of one run, written under a name."""
+    report = {"class_path": "callbacks.evaluation_report.EvaluationReport", "init_args": {"name": name}}
+    callbacks = f"--trainer.callbacks={json.dumps([CHECKPOINT, report])}"
+    lightning("test", config, run, callbacks, *arguments, done=run / f"{name}.json")
+    return json.loads((run / f"{name}.json").read_text())
+
+
+def lightning(verb: str, config: str, run: Path, *arguments: str, done: Path | None = None) -> None:
+    """Run a command of the trainer in a folder of its own, unless it was done before.
 
     The seconds it took go into a file.
     """
@@ -81,7 +126,7 @@ def lightning(verb: str, run: Path, *arguments: str, done: Path | None = None) -
     if done.exists():
         return
     began = time.monotonic()
-    command = [sys.executable, "-m", "pixel_llm", verb, "--config", CONFIG, "--ckpt_path=last", *arguments]
+    command = [sys.executable, "-m", "pixel_llm", verb, "--config", config, "--ckpt_path=last", *arguments]
     subprocess.run([*command, f"--trainer.logger.init_args.save_dir={run}"], check=True)
     ledger = RUNS / "seconds.json"
     seconds = json.loads(ledger.read_text()) if ledger.exists() else {}
@@ -111,6 +156,20 @@ def constant_lbm() -> float:
     return float(metric.compute())
 
 
+def curve(run: Path) -> list[tuple[int, float]]:
+    """Step and P@0.5 of every validation of a run."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found: dict[int, float] = {}
+    for file in sorted(run.glob("events.out.*")):
+        events = EventAccumulator(str(file))
+        events.Reload()
+        name = "val/toy_unc_val/p50"
+        if name in events.Tags()["scalars"]:
+            found |= {event.step + 1: event.value for event in events.Scalars(name)}
+    return sorted(found.items())
+
+
 def write(figures: Figures, minutes: dict[str, float]) -> None:
     """docs/results.json: figures with seed, commit and minutes; docs/results.md: the same for people."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
@@ -118,17 +177,30 @@ def write(figures: Figures, minutes: dict[str, float]) -> None:
     content = {k: round(v, 4) for k, v in sorted(figures.items())} | {"seed": SEED, "commit": commit, "minutes": total}
     (DOCS / "results.json").write_text(json.dumps(content, indent=1) + "\n")
     machine = f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, torch {torch.__version__}"
+    curves = {name: curve(RUNS / f"referring{name}") for name in ("", "_without_trace")}
     lines = [
-        "# What the toy configuration learns",
+        "# What the toy configurations learn",
         "",
-        f"Written by `make results`: `{CONFIG}` for {STEPS} steps, seed {SEED}, commit {commit}; training and tests "
-        f"took {total} minutes after the pretraining stages ({machine}). Scenes of both splits were never seen in "
-        "training; in `unseen_pairs` no object's pair of shape and colour was. `_blank` is the same training on black "
-        "images, `_constant` the median box of each word position.",
+        f"Written by `make results`, seed {SEED}, commit {commit}; training and tests took {total} minutes after the "
+        f"pretraining stages ({machine}). Scenes of both splits were never seen in training; in `unseen_pairs` no "
+        "object's pair of shape and colour was.",
+        "",
+        f"`trace`: `{TRACE}` for {TRACE_STEPS} steps; `_blank` is the same training on black images, `_constant` the "
+        f"median box of each word position. `referring`: `{REFERRING}` for {REFERRING_STEPS} steps after `trace`, then "
+        f"`{MASKS}` for {MASK_STEPS}; `_blank` is the same model on black images, `_without_trace` referring alone for "
+        f"{TRACE_STEPS + REFERRING_STEPS} steps from the same pretrained parts; `_relations`, `_places` and "
+        "`_attributes` are the expressions of each kind.",
         "",
         "| key | value | wanted |",
         "|---|---|---|",
         *(f"| `{key}` | {value:.4f} | {AIMS.get(key, '')} |" for key, value in sorted(figures.items())),
+        "",
+        "P@0.5 on the validation split after so many steps of referring:",
+        "",
+        *(
+            f"- {label}: " + ", ".join(f"{step}: {value:.3f}" for step, value in curves[name])
+            for label, name in (("after trace captioning", ""), ("referring alone", "_without_trace"))
+        ),
     ]
     (DOCS / "results.md").write_text("\n".join(lines) + "\n")
 

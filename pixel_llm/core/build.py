@@ -97,13 +97,13 @@ def pixel_llm(
     mask_decoder_depth: int = 2,
     mask_decoder_heads: int = 8,
 ) -> PixelLLM:
-    """Compose a PixelLLM; every width that follows from another is worked out here. SAM's parts are frozen.
+    """Compose a PixelLLM; every width that follows from another is worked out here. SAM's encoders are frozen.
 
     extractor_*, query_tokens, dense_output: see `PromptFeatureExtractor`.
     query_start: "grid" starts the query tokens at the position codes of a square grid of points.
     prompt_padding_tokens: see `PromptEncoder`.  location_*, box_step: see `LocationHead` and `PixelLLM`.
     mask_adapter: "none" makes a model without masks; "embedding" is the paper's, "gated" the published code's adapter.
-    mask_decoder_*: of SAM's mask decoder, which stays frozen.
+    mask_decoder_*: sizes of SAM's mask decoder.
     """
     prompt_encoder = PromptEncoder(width=sam_encoder.channels, padding_tokens=prompt_padding_tokens)
     extractor = PromptFeatureExtractor(
@@ -140,7 +140,7 @@ def pixel_llm(
                 language_model.adapter_width, language_model.width, width, heads=mask_decoder_heads, mlp=8 * width
             )
         decoder = sam_mask_decoder(width, mask_decoder_depth, mask_decoder_heads)
-        model.mask_head = MaskHead(decoder.requires_grad_(False), adapter)
+        model.mask_head = MaskHead(decoder, adapter)
     if query_start == "grid":
         model.place_query_tokens()
     return model

@@ -48,7 +48,8 @@ class Referring(Task):
 
     def on_test_epoch_end(self) -> None:
         scores = self._log_scores("test")
-        asked = getattr(self.trainer.datamodule, "evaluation_expressions", None)  # type: ignore[attr-defined]
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        asked = getattr(getattr(data, "sources", [data])[0], "evaluation_expressions", None)
         if self.trainer.is_global_zero:
             note = "all expressions" if asked is None else f"the first {asked} expressions of each image"
             sys.stdout.write(f"\n{referring_table(scores, note)}\n")

@@ -17,6 +17,7 @@ from pixel_llm.trainer_cli import PixelLLMCLI
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FILES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
+TOKENIZERS = {name for path in FILES for name in re.findall(r"tokenizer: (\S+)", (CONFIGS / path).read_text())}
 RUNS = [path for path in FILES if "model" in yaml.safe_load((CONFIGS / path).read_text())]
 
 
@@ -30,7 +31,7 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("path", RUNS, ids=str)
 def test_a_run_can_be_built(path: Path, toy: Path, tmp_path: Path) -> None:
     """Model without memory, data and trainer; and the model again from what a checkpoint would carry."""
-    for folder in re.findall(r"tokenizer: (\S+)", (CONFIGS / path).read_text()):
+    for folder in TOKENIZERS:
         shutil.copytree(toy / "tokenizer", tmp_path / folder, dirs_exist_ok=True)
     before = set(tmp_path.rglob("*"))
     with torch.device("meta"):
