@@ -69,7 +69,10 @@ class Predictor:
         """
         task = self._task(ReferringLocalization, "regress the boxes of queries")
         asked = [queries] if isinstance(queries, str) else queries
-        batch = self._batch(image, name, [self._ask(query, f"{name}/{i}") for i, query in enumerate(asked, 1)])
+        questions = [self._ask(query, f"{name}/{i}") for i, query in enumerate(asked, 1)]
+        if not questions:
+            return []
+        batch = self._batch(image, name, questions)
         return task.answer(task.encode(batch), batch)
 
     def _task(self, kind: type[AnyTask], ability: str) -> AnyTask:

@@ -1,8 +1,9 @@
-"""A trained model on a photo: the same words as in evaluation, and one line for what cannot work."""
+"""A trained model on a photo: the same answers as in evaluation, and one line for what cannot work."""
 
+import io
 import json
+import logging
 import os
-import sys
 from pathlib import Path
 
 import lightning as L
@@ -11,22 +12,30 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from pycocotools import mask as coco_mask
 
-from pixel_llm import cli
 from pixel_llm.predictor import Predictor
 from pixel_llm.weights.checkpoint import find_checkpoint, read_checkpoint
 from tests.runs import tiny_trainer
-from tests.tiny import toy_narratives
-
-
-@pytest.fixture(scope="module")
-def photo(toy: Path) -> Path:
-    return min((toy / "raw/images").rglob("*.jpg"))
+from tests.tiny import toy_narratives, toy_referring
 
 
 @pytest.fixture(scope="module")
 def predictor(tiny_run: Path) -> Predictor:
     return Predictor(tiny_run)
+
+
+@pytest.fixture(scope="module")
+def referrer(tiny_referring_run: Path) -> Predictor:
+    return Predictor(tiny_referring_run)
+
+
+def png(height: int, width: int) -> bytes:
+    """An image file of random pixels, the same for the same size."""
+    file = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file, "png")
+    return file.getvalue()
 
 
 def test_a_photo_gets_the_words_of_the_evaluation(toy: Path, tmp_path: Path, predictor: Predictor) -> None:
@@ -46,6 +55,92 @@ def test_a_photo_gets_the_words_of_the_evaluation(toy: Path, tmp_path: Path, pre
         np.testing.assert_allclose(*boxes, atol=1e-3)
 
 
+def test_queries_get_the_answers_of_the_evaluation(toy: Path, tmp_path: Path, referrer: Predictor) -> None:
+    data = toy_referring(toy)
+    batches = tiny_trainer(tmp_path, 1).predict(referrer.task, data, return_predictions=True)
+    evaluated = {p.key: p for batch in batches for p in batch}
+    source = data.test_dataloader().source
+    for position in range(3):
+        record = source.record(position)
+        content = json.loads(record["json"])
+        queries = [f" {e['text']}\n" for e in content["expressions"]]
+        answers = referrer.refer(record["jpg"], queries, "photo")
+        assert [a.key for a in answers] == [f"photo/{i}" for i in range(1, len(queries) + 1)]
+        for expression, answer in zip(content["expressions"], answers, strict=True):
+            expected = evaluated[f"toy_unc_test/{expression['id']}"]
+            assert answer.query == expression["text"]
+            assert answer.box == pytest.approx(expected.box, abs=1e-3)
+            assert answer.score == pytest.approx(expected.score, abs=1e-4)
+            assert answer.mask["size"] == [content["height"], content["width"]]
+            assert coco_mask.iou([answer.mask], [expected.mask], [0]).item() > 0.99
+
+
+def test_queries_of_an_image_share_one_encoding(referrer: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, image, queries = [], png(50, 70), ["the ring", "the small blue ring left of the cross", "cross"]
+    alone = [referrer.refer(image, query)[0] for query in queries]
+    encode = referrer.task.core.encode_images
+    monkeypatch.setattr(referrer.task.core, "encode_images", lambda *a: seen.append(len(a[0])) or encode(*a))
+    together = referrer.refer(image, queries)
+    assert seen == [1]
+    for one, other in zip(alone, together, strict=True):
+        assert one.query == other.query
+        assert one.box == pytest.approx(other.box, abs=1e-3)
+    assert referrer.refer(image, []) == []
+
+
+@pytest.mark.parametrize("size", [(100, 300), (300, 100), (40, 41), (1, 1)])
+def test_boxes_and_masks_are_in_pixels_of_the_photo(
+    size: tuple[int, int], referrer: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corners = torch.tensor([[0.75, 1.0], [0.25, 0.5]])  # xy in [0, 1], whatever is asked
+    monkeypatch.setattr(referrer.task.core.location_head, "forward", lambda hidden: corners.expand(len(hidden), 2, 2))
+    (answer,) = referrer.refer(png(*size), "the ring")
+    height, width = size
+    assert answer.box == pytest.approx((0.25 * width, 0.5 * height, 0.75 * width, height))
+    assert answer.mask["size"] == [height, width]
+    assert coco_mask.decode(answer.mask).shape == size
+    assert 0 <= answer.score <= 1
+
+
+def test_bad_queries_and_images_are_one_line(referrer: Predictor) -> None:
+    image = png(20, 30)
+    for bad in ("", "  \n", ["the ring", "\t"]):
+        with pytest.raises(ValueError, match=r"^query photo\.png/\d is empty$"):
+            referrer.refer(image, bad, "photo.png")
+    for broken in (b"", b"no picture", image[:200]):
+        with pytest.raises(ValueError, match=r"^photo\.png: the image cannot be read \(.*\)$"):
+            referrer.refer(broken, "the ring", "photo.png")
+
+
+def test_what_is_not_read_of_a_query_is_said(referrer: Predictor, caplog: pytest.LogCaptureFixture) -> None:
+    image = png(20, 30)
+    with caplog.at_level(logging.WARNING):
+        (plain,) = referrer.refer(image, "the small ring")
+        assert not caplog.records
+        (long,) = referrer.refer(image, "the small ring " * 700)
+        assert "only the first 22 are read" in caplog.text
+        assert len(caplog.text) < 400
+        caplog.clear()
+        (foreign,) = referrer.refer(image, "左の犬")
+        assert "no word that the model's tokenizer knows" in caplog.text
+    assert long.query.split() == ["the", "small", "ring"] * 700
+    assert foreign.query == "左の犬"
+    assert all(np.isfinite(answer.box).all() for answer in (plain, long, foreign))
+
+
+def test_a_query_is_asked_as_the_data_ask_it(toy: Path, referrer: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(referrer.data, "context_prompt", "where is ")
+    seen = []
+    monkeypatch.setattr(referrer.task, "answer", lambda _, batch: seen.append(batch) or [])
+    data = toy_referring(toy, context_prompt="where is ", max_context_tokens=40, batch_size=1)
+    asked = next(iter(data.test_dataloader()))
+    record = data.test_dataloader().source.record(0)
+    referrer.refer(record["jpg"], [r.caption for r in asked.references])
+    assert torch.equal(seen[0].prompts.context, asked.prompts.context)
+    assert torch.equal(seen[0].targets.tokens, asked.targets.tokens)
+    assert torch.equal(seen[0].images, asked.images)
+
+
 def test_a_run_and_its_checkpoint_are_the_same(tiny_run: Path, predictor: Predictor) -> None:
     by_file = Predictor(tiny_run / "checkpoints/last.ckpt").task.state_dict()
     saved = torch.load(tiny_run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
@@ -55,65 +150,17 @@ def test_a_run_and_its_checkpoint_are_the_same(tiny_run: Path, predictor: Predic
     assert not predictor.task.training
 
 
-def caption(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.delenv("PIXEL_LLM_DEBUG", raising=False)
-    monkeypatch.setattr(sys, "argv", ["pixel-llm", "caption", *map(str, arguments)])
-    return cli.main()
-
-
-def test_the_command_writes_picture_and_words(tiny_run: Path, photo: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    out, words = tmp_path / "a.png", tmp_path / "a.json"
-    assert caption(monkeypatch, photo, "--checkpoint", tiny_run, "--out", out, "--json", words, "--device", "cpu") == 0
-    content = json.loads(words.read_text())
-    assert capsys.readouterr().out.splitlines()[0] == content["caption"]
-    assert content["key"] == photo.name
-    width, height = Image.open(photo).size
-    for word in content["words"]:
-        x0, y0, x1, y1 = word["box"]
-        assert 0 <= x0 <= x1 <= width
-        assert 0 <= y0 <= y1 <= height
-    assert " ".join(word["text"] for word in content["words"]) == " ".join(content["caption"].split())
-    with Image.open(out) as picture:
-        picture.load()
-        assert picture.format == "PNG"
-
-
-def test_what_cannot_work_is_one_line(tiny_run: Path, photo: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    (tmp_path / "text.jpg").write_text("no picture")
-    (tmp_path / "cut.jpg").write_bytes(photo.read_bytes()[:500])
-    (tmp_path / "text.ckpt").write_text("no checkpoint")
-    (tmp_path / "empty").mkdir()
-    for image, checkpoint, message in (
-        (tmp_path / "text.jpg", tiny_run, "text.jpg: the image cannot be read"),
-        (tmp_path / "cut.jpg", tiny_run, "cut.jpg: the image cannot be read"),
-        ("/nowhere/a.jpg", tiny_run, "/nowhere/a.jpg"),
-        (photo, "/nowhere/run", "no checkpoint at /nowhere/run"),
-        (photo, tmp_path / "empty", f"no checkpoint at {tmp_path}/empty"),
-        (photo, tmp_path / "text.ckpt", "text.ckpt: not a checkpoint, or a damaged one"),
-    ):
-        assert caption(monkeypatch, image, "--checkpoint", checkpoint, "--device", "cpu") == 2
-        said = capsys.readouterr().err
-        assert message in said
-        assert len(said.strip().splitlines()) == 1
-
-
 def test_a_device_that_is_not_here_is_named(tiny_run: Path) -> None:
     for device in ("nonsense", "cuda:99"):
         with pytest.raises(ValueError, match=rf"^device {device}: "):
             Predictor(tiny_run, device)
 
 
-def test_a_model_that_writes_no_captions_is_named(tiny_run: Path, tmp_path: Path) -> None:
-    content = torch.load(tiny_run / "checkpoints/last.ckpt", weights_only=True)
-    config = yaml.safe_load(content["config"])
-    model = config["model"]["init_args"]
-    config["model"] = {
-        "class_path": "pixel_llm.tasks.attribute_pretraining.AttributePretraining",
-        "init_args": {"core": model["core"], "optimizer": model["optimizer"], "attributes": [2]},
-    }
-    torch.save(content | {"config": yaml.safe_dump(config)}, tmp_path / "a.ckpt")
-    with pytest.raises(ValueError, match=r"a\.ckpt: a model of AttributePretraining does not write captions"):
-        Predictor(tmp_path / "a.ckpt")
+def test_a_model_that_cannot_do_what_is_asked_is_named(predictor: Predictor, referrer: Predictor) -> None:
+    with pytest.raises(ValueError, match=r"last\.ckpt: a model of TraceCaptioning does not regress the boxes"):
+        predictor.refer(png(20, 30), "ring")
+    with pytest.raises(ValueError, match=r"last\.ckpt: a model of ReferringLocalization does not write captions"):
+        referrer.caption(png(20, 30))
 
 
 def test_a_checkpoint_cannot_name_a_foreign_class(tiny_run: Path, tmp_path: Path) -> None:

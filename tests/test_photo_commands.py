@@ -1,0 +1,100 @@
+"""The commands about one photo: what they print and write, and one line for what cannot work."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from pixel_llm import cli
+from pixel_llm.drawing.regions import FOUND
+
+
+@pytest.fixture(scope="module")
+def photo(toy: Path) -> Path:
+    return min((toy / "raw/images").rglob("*.jpg"))
+
+
+def say(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.delenv("PIXEL_LLM_DEBUG", raising=False)
+    monkeypatch.setattr(sys, "argv", ["pixel-llm", *map(str, arguments), "--device", "cpu"])
+    return cli.main()
+
+
+def test_a_caption_is_written_as_lines_picture_and_json(
+    tiny_run: Path, photo: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    out, words = tmp_path / "a.png", tmp_path / "a.json"
+    assert say(monkeypatch, "caption", photo, "--checkpoint", tiny_run, "--out", out, "--json", words) == 0
+    content = json.loads(words.read_text())
+    assert capsys.readouterr().out.splitlines()[0] == content["caption"]
+    assert content["key"] == photo.name
+    width, height = Image.open(photo).size
+    for word in content["words"]:
+        x0, y0, x1, y1 = word["box"]
+        assert 0 <= x0 <= x1 <= width
+        assert 0 <= y0 <= y1 <= height
+    assert " ".join(word["text"] for word in content["words"]) == " ".join(content["caption"].split())
+    with Image.open(out) as picture:
+        picture.load()
+        assert picture.format == "PNG"
+
+
+def test_what_cannot_work_is_one_line(tiny_run: Path, photo: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "cut.jpg").write_bytes(photo.read_bytes()[:500])
+    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    (tmp_path / "empty").mkdir()
+    for image, checkpoint, message in (
+        (tmp_path / "text.jpg", tiny_run, "text.jpg: the image cannot be read"),
+        (tmp_path / "cut.jpg", tiny_run, "cut.jpg: the image cannot be read"),
+        ("/nowhere/a.jpg", tiny_run, "/nowhere/a.jpg"),
+        (photo, "/nowhere/run", "no checkpoint at /nowhere/run"),
+        (photo, tmp_path / "empty", f"no checkpoint at {tmp_path}/empty"),
+        (photo, tmp_path / "text.ckpt", "text.ckpt: not a checkpoint, or a damaged one"),
+    ):
+        assert say(monkeypatch, "caption", image, "--checkpoint", checkpoint) == 2
+        said = capsys.readouterr().err
+        assert message in said
+        assert len(said.strip().splitlines()) == 1
+
+
+def test_queries_are_written_as_lines_picture_and_json(
+    tiny_referring_run: Path, photo: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    out, file = tmp_path / "a.png", tmp_path / "a.json"
+    queries = ["the ring", "ein Ring"]
+    arguments = ("--checkpoint", tiny_referring_run, "--out", out, "--json", file)
+    assert say(monkeypatch, "refer", photo, *queries, *arguments) == 0
+    content = json.loads(file.read_text())
+    assert [answer["query"] for answer in content] == queries
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert last == f"picture: {out}"
+    width, height = Image.open(photo).size
+    for line, answer in zip(lines, content, strict=True):
+        assert answer["mask"]["size"] == [height, width]
+        box = " ".join(f"{value:.1f}" for value in answer["box"])
+        area = coco_mask.decode(answer["mask"]).sum()
+        query, score = answer["query"], answer["score"]
+        assert line == f"{query}: box {box}, mask of {area} pixels, expected IoU {score:.2f}"
+    with Image.open(out) as picture:
+        assert picture.format == "PNG"
+        assert FOUND in {colour for _, colour in picture.getcolors(10**6)}
+
+
+def test_a_query_that_cannot_work_is_one_line(
+    tiny_run: Path, tiny_referring_run: Path, photo: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    (tmp_path / "cut.jpg").write_bytes(photo.read_bytes()[:500])
+    for verb, run, image, query, message in (
+        ("refer", tiny_referring_run, photo, "", f"query {photo.name}/1 is empty"),
+        ("refer", tiny_referring_run, tmp_path / "cut.jpg", "ring", "cut.jpg: the image cannot be read"),
+        ("refer", tiny_run, photo, "ring", "a model of TraceCaptioning does not regress the boxes of queries"),
+        ("caption", tiny_referring_run, photo, None, "a model of ReferringLocalization does not write captions"),
+    ):
+        assert say(monkeypatch, verb, image, *([] if query is None else [query]), "--checkpoint", run) == 2
+        said = capsys.readouterr().err
+        assert message in said
+        assert len(said.strip().splitlines()) == 1
