@@ -73,7 +73,8 @@ def main() -> None:
     args = parser.parse_args()
     threads = max(1, cores // args.jobs)
     side_by_side(args.jobs, [partial(pretrain, size, threads) for size in SIZES])
-    side_by_side(args.jobs, [partial(run, row, s, args.steps, threads) for s in SEEDS for row in ROWS])
+    for table in (REPRESENTATIONS, LANGUAGE_MODELS):
+        side_by_side(args.jobs, [partial(run, row, s, args.steps, threads) for s in SEEDS for row in table])
     write({row.key: figures(row, args.steps) for row in ROWS}, args.steps)
 
 
