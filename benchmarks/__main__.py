@@ -14,7 +14,9 @@ from pathlib import Path
 
 from benchmarks.report import conditions, say
 
-NAMES = ("reference_27m", "decoding", "sam_encoder", "model_sizes", "loader", "referring_metrics", "start_up")
+NAMES = (
+    "reference_27m", "decoding", "sam_encoder", "mask_decoding", "model_sizes", "loader", "referring_metrics", "start_up",
+)  # fmt: skip
 ROOT = Path(__file__).parent.parent
 
 HEAD = """# Speed and memory

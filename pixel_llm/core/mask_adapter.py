@@ -74,8 +74,7 @@ class GatedMaskAdapter(MaskAdapter):
             valid = torch.cat([valid.new_ones(visual.shape[:2]), valid], dim=1)
         tokens = self.tokens.expand(len(hidden), -1, -1)
         nowhere = read.new_zeros(1, read.shape[-1])  # what is read has no position codes
-        own_row = torch.arange(len(hidden), device=hidden.device)
-        tokens, _ = self.transformer(read, nowhere, tokens, own_row, valid)
+        tokens, _ = self.transformer(read, nowhere, tokens, None, valid)
         return tokens * self.gate.tanh()
 
 

@@ -9,6 +9,10 @@ from torch import Tensor, nn
 from pixel_llm.core.layers import MLP, LayerNorm2d
 from pixel_llm.core.two_way_transformer import TwoWayTransformer
 
+# image cells of all prompts that are worked on at once: so few that they stay in a processor's cache, so many that a
+# GPU is busy and its memory is not full
+_CPU_CELLS, _GPU_CELLS = 1 << 13, 1 << 18
+
 
 class MaskDecoder(nn.Module):
     """(image features, prompt tokens) -> masks and their expected IoU; the defaults are SAM's.
@@ -61,8 +65,23 @@ class MaskDecoder(nn.Module):
         multimask: the masks of an ambiguous prompt (M = multimask_outputs) instead of the single one (M = 1).
         Returns mask logits float[P, M, 4h, 4w] and expected IoU float[P, M].
         """
+        parts = []
+        for first in range(0, max(len(sparse), 1), step := self._prompts_at_once(image)):
+            some = slice(first, first + step)
+            parts.append(self._decode(image, image_pe, sparse[some], dense, image_index[some], multimask))
+        masks, iou = zip(*parts, strict=True)
+        return torch.cat(masks), torch.cat(iou)
+
+    def _prompts_at_once(self, image: Tensor) -> int:
+        cells = image[0, 0].numel()
+        return max(1, (_CPU_CELLS if image.device.type == "cpu" else _GPU_CELLS) // cells)
+
+    def _decode(
+        self, image: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, image_index: Tensor, multimask: bool
+    ) -> tuple[Tensor, Tensor]:
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).expand(len(sparse), -1, -1)
-        cells = image.flatten(2).transpose(1, 2) + dense
+        seen, image_index = image_index.unique(return_inverse=True)
+        cells = image[seen].flatten(2).transpose(1, 2).contiguous() + dense
         tokens = torch.cat([own, sparse], dim=1)
         tokens, cells = self.transformer(cells, image_pe.flatten(1).T, tokens, image_index)
         upscaled = self.output_upscaling(cells.transpose(1, 2).unflatten(2, image.shape[-2:]))

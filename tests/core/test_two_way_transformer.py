@@ -1,5 +1,6 @@
 """The two-way transformer on ragged prompts against segment-anything's, prompt by prompt."""
 
+import pytest
 import torch
 from segment_anything.modeling.transformer import TwoWayTransformer as TheirTransformer
 
@@ -38,3 +39,24 @@ def test_no_prompts_at_all():
     tokens, images = transformer(torch.randn(3, 20, 32), torch.randn(20, 32), torch.randn(0, 7, 32), nothing)
     assert tokens.shape == (0, 7, 32)
     assert images.shape == (0, 20, 32)
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+def test_every_parameter_learns(heads):
+    """Whether the tokens carry the projections of the image (1 head) or not: all gradients equal segment-anything's."""
+    torch.manual_seed(0)
+    theirs = TheirTransformer(depth=2, embedding_dim=16, mlp_dim=24, num_heads=heads)
+    ours = TwoWayTransformer(width=16, depth=2, heads=heads, mlp=24)
+    ours.load_state_dict(theirs.state_dict())
+    images, position, tokens = torch.randn(3, 16, 3, 4), torch.randn(1, 16, 3, 4), torch.randn(3, 5, 16)
+    weights = torch.randn(3, 5, 16), torch.randn(3, 12, 16)
+
+    def gradients(transformer, outputs):
+        sum((w * o).sum() for w, o in zip(weights, outputs, strict=True)).backward()
+        return {name: parameter.grad for name, parameter in transformer.named_parameters()}
+
+    wanted = gradients(theirs, theirs(images, position.expand(3, -1, -1, -1), tokens))
+    cells = images.flatten(2).transpose(1, 2)
+    got = gradients(ours, ours(cells, position[0].flatten(1).T, tokens, None))
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(got[name], gradient, atol=1e-4, rtol=1e-3, msg=name)
