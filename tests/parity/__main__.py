@@ -19,7 +19,7 @@ from tests.parity.pipelines import check_pipelines
 from tests.parity.report import Report
 from tests.parity.resize import check_resize
 from tests.parity.training import check_optim
-from tests.parity.whole_model import check_real_param_shapes, check_trace_model
+from tests.parity.whole_model import check_model, check_real_param_shapes
 
 NOTE = "Tolerances are relative to the largest value of an output: 2e-5 for a component, 1e-4 for a whole model."
 OUTSIDE = "outside the shipped configurations"
@@ -51,8 +51,12 @@ CHECKERS: dict[str, Callable[[Report, Path], None]] = {
     "pipelines": check_pipelines,
     "evaluators": check_evaluators,
     "optim": check_optim,
-    "model_t5_trace": check_trace_model,
-    "model_bert_trace": check_trace_model,
+    "model_t5_trace": check_model,
+    "model_bert_trace": check_model,
+    "model_t5_ref": check_model,
+    "model_bert_ref": check_model,
+    "model_t5_refseg": check_model,
+    "model_bert_refseg": check_model,
     "real_param_shapes": check_real_param_shapes,
 }
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pixel_llm.core.decoding import DecodingRule, decode
-from pixel_llm.core.t5 import T5
+from pixel_llm.core.t5 import T5, T5Prefix
 from pixel_llm.weights import published
 from tests.parity.golden import read_golden
 from tests.parity.report import Report
@@ -34,6 +36,40 @@ def check_text_decoder_t5(report: Report, path: Path) -> None:
             want = torch.as_tensor(golden.output(case, output))[valid]
             report.check(golden.name, f"{case}/{output}, rows with a target", got[valid], want, TOLERANCE)
     report.skip(golden.name, "not built: rows without a target, where the published masks make attention uniform")
+
+
+class UniformT5(T5):
+    """T5 with the published masks: what is padding, or has no next token to predict, reads everything alike.
+
+    Those states say nothing, but the published mask adapter reads them as well. Fused kernels find them, but get
+    their gradients wrong: the logarithm that they keep of a row's sum drowns in the size of the mask.
+    """
+
+    @sdpa_kernel(SDPBackend.MATH)
+    def encode_prefix(self, visual: Tensor, context: Tensor | None) -> T5Prefix:
+        prefix = super().encode_prefix(visual, context)
+        embedded, valid = prefix.visual, prefix.mask > 0
+        if context is not None:
+            embedded = torch.cat([embedded, self.model.shared(context)], dim=1)
+        mask = _additive(valid[:, :, None] & valid[:, None])
+        memory = self.model.encoder(inputs_embeds=embedded, attention_mask=mask).last_hidden_state
+        return T5Prefix(prefix.visual, memory, prefix.mask)
+
+    @sdpa_kernel(SDPBackend.MATH)
+    def hidden_states(self, prefix: T5Prefix, tokens: Tensor) -> Tensor:
+        target = F.pad(tokens[:, 1:], (0, 1)) != self.pad_id
+        return self.model.decoder(
+            inputs_embeds=self.model.shared(tokens),
+            attention_mask=_additive((target[:, :, None] & target[:, None]).tril()),
+            encoder_hidden_states=prefix.memory,
+            encoder_attention_mask=_additive(target[:, :, None] & (prefix.mask[:, None] > 0)),
+            use_cache=False,
+        ).last_hidden_state
+
+
+def _additive(mask: Tensor) -> Tensor:
+    """bool[P, T, S] -> float[P, 1, T, S]: finite, so that a row without any True attends evenly."""
+    return torch.where(mask[:, None], 0.0, torch.finfo(torch.float32).min)
 
 
 def t5_sizes(parameters: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -9,17 +9,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pixel_llm.coordinates import points_01_to_canvas_px
+from pixel_llm.coordinates import boxes_01_to_canvas_px, points_01_to_canvas_px
 from pixel_llm.core.build import pixel_llm
 from pixel_llm.core.decoding import DecodingRule
 from pixel_llm.core.eva02 import EVA02
 from pixel_llm.core.git_decoder import GitDecoder
 from pixel_llm.core.language_model import LanguageModel
+from pixel_llm.core.mask_adapter import GatedMaskAdapter
+from pixel_llm.core.mask_decoder import MaskDecoder
+from pixel_llm.core.mask_head import MaskHead
 from pixel_llm.core.pixel_llm import PixelLLM
 from pixel_llm.core.sam_image_encoder import SamImageEncoder
 from pixel_llm.core.t5 import T5
 from pixel_llm.losses import (
     location_distance,
+    mask_loss,
+    masked_mean,
     smoothed_cross_entropy,
     supervised_tokens,
     trace_caption_loss,
@@ -27,7 +32,7 @@ from pixel_llm.losses import (
 from pixel_llm.structures import ImageFeatures, Prompts
 from pixel_llm.weights import published
 from tests.parity.golden import Golden, read_golden
-from tests.parity.language import t5_sizes
+from tests.parity.language import UniformT5, t5_sizes
 from tests.parity.report import Report
 
 TOLERANCE = 1e-4
@@ -36,7 +41,7 @@ TOLERANCE = 1e-4
 _KEY_BIAS = re.compile(r"/(k_proj|key)/bias$")
 
 
-def check_trace_model(report: Report, path: Path) -> None:
+def check_model(report: Report, path: Path) -> None:
     golden = read_golden(path)
     parameters = model_parameters(path.parent, golden.config["param_paths"])
     core = build_model(golden.config["model"], parameters).eval()
@@ -45,6 +50,8 @@ def check_trace_model(report: Report, path: Path) -> None:
         if hasattr(module, "frozen"):
             module.frozen = False
     published.load_model(core, parameters)
+    if isinstance(core.language_model, UniformT5):
+        report.skip(golden.name, "not built: states without a target as published, made here for the mask adapter")
     with torch.enable_grad():
         _check_training(report, golden, core, parameters)
     for case in golden.outputs:
@@ -76,7 +83,7 @@ def build_model(config: dict[str, Any], parameters: dict[str, np.ndarray]) -> Pi
         global_blocks=sorted(set(range(sam["depth"])) - set(sam["window_block_indexes"])),
         window=sam["window_size"], output_channels=sam["out_chans"],
     )  # fmt: skip
-    return pixel_llm(
+    core = pixel_llm(
         frozen,
         tuned,
         _language_model(config, parameters),
@@ -89,7 +96,16 @@ def build_model(config: dict[str, Any], parameters: dict[str, np.ndarray]) -> Pi
         location_depth=head["depth"],
         location_extra_channels=2,
         location_step="input",
+        box_step="last_word",
     )
+    if config.get("mask_decoder_name", "none") != "none":
+        decoder, width = config["mask_decoder_args"], config["mask_adapter_args"]["transformer_dim"]
+        lm = core.language_model
+        core.mask_head = MaskHead(
+            MaskDecoder(width=decoder["transformer_dim"], iou_hidden=decoder["iou_head_hidden_dim"]),
+            GatedMaskAdapter(lm.adapter_width, lm.width, width),
+        )
+    return core
 
 
 def _language_model(config: dict[str, Any], parameters: dict[str, np.ndarray]) -> LanguageModel:
@@ -105,7 +121,8 @@ def _language_model(config: dict[str, Any], parameters: dict[str, np.ndarray]) -
     rank = settings["encoder_lora_rank"]
     alpha = rank * settings["encoder_lora_scale"]
     sizes = t5_sizes(parameters, "textual/t5_module/")
-    return T5(**sizes, visual_width=visual, lora_rank=rank, lora_alpha=alpha, lora_sites="all_attention")
+    kind = UniformT5 if "mask_adapter_args" in config else T5
+    return kind(**sizes, visual_width=visual, lora_rank=rank, lora_alpha=alpha, lora_sites="all_attention")
 
 
 def _inputs(golden: Golden, context: bool) -> tuple[Tensor, Tensor, Prompts]:
@@ -133,28 +150,84 @@ def _check_training(report: Report, golden: Golden, core: PixelLLM, parameters: 
     scale = sizes[prompts.image_index].flip(-1)
     _check_points(report, golden, "train", outputs.locations, sizes[prompts.image_index])
 
-    truth = golden.inputs("train", "label/points").flatten(0, 1) / scale[:, None, None]
-    labelled = golden.inputs("train", "label/labels").flatten()[:, None] > 0
+    labelled = golden.inputs("train", "label/labels").flatten() > 0
+    truth = _true_points(golden) / scale[:, None, None]
     valid = torch.from_numpy(golden.output("train", "point_valid_mask")).flatten(0, 1) > 0
     lm = core.language_model
+    captions = golden.inputs("train", "label/cap_loss_valid_mask").float().mean()  # a query has no loss of words
+    cross_entropy = smoothed_cross_entropy(outputs.logits[:, :-1], tokens[:, 1:], 0.1)
+    supervised = supervised_tokens(tokens[:, 1:], lm.pad_id, lm.eos_id) & labelled[:, None]
     loss = trace_caption_loss(
-        smoothed_cross_entropy(outputs.logits[:, :-1], tokens[:, 1:], 0.1),
-        supervised_tokens(tokens[:, 1:], lm.pad_id, lm.eos_id) & labelled,
+        captions * cross_entropy,
+        supervised,
         location_distance(outputs.locations, truth, scale),
-        valid & labelled & (truth != 0).flatten(2).any(-1),
+        valid & labelled[:, None] & (truth != 0).flatten(2).any(-1),
         golden.config["model"]["point_loss_weight"],
         "separate",
     )
-    for name, got in (("text_loss", loss.words), ("point_loss", loss.locations), ("total_loss", loss.total)):
-        want = golden.output("train", f"metrics/{name}")
-        report.check(golden.name, f"train/{name}", got, want, TOLERANCE)
+    total = loss.total
+    words = masked_mean(cross_entropy, supervised)
+    for name, got in (("text_loss", words), ("text_loss_scaled", loss.words), ("point_loss", loss.locations)):
+        report.check(golden.name, f"train/{name}", got, golden.output("train", f"metrics/{name}"), TOLERANCE)
+    if core.mask_head is not None:
+        total = total + _check_mask_loss(report, golden, core, features, prompts, tokens)
+    report.check(golden.name, "train/total_loss", total, golden.output("train", "metrics/total_loss"), TOLERANCE)
     core.zero_grad()
-    loss.total.backward()
+    total.backward()
     _check_gradients(report, golden, core, parameters)
 
 
+def _true_points(golden: Golden) -> Tensor:
+    """float[P, T, 2, 2] in pixels of the canvas: of the traces, or in a file without any of the boxes."""
+    points = golden.inputs("train", "label/points").flatten(0, 1)
+    if points.any():
+        return points
+    return golden.inputs("train", "label/boxes").flatten(0, 1).view(-1, 1, 2, 2).expand_as(points)
+
+
+def _check_mask_loss(
+    report: Report, golden: Golden, core: PixelLLM, features: ImageFeatures, prompts: Prompts, tokens: Tensor
+) -> Tensor:
+    """Boxes, masks and their loss; returns the weighted loss."""
+    masks, iou = _check_found(report, golden, core, "train", features, prompts, tokens)
+    truth = golden.inputs("train", "label/masks")[..., 0].flatten(0, 1) > 0
+    real = golden.inputs("train", "padding_mask")[prompts.image_index] > 0
+    labelled = golden.inputs("train", "label/labels").flatten() > 0
+    loss = mask_loss(masks, iou, truth, labelled, real)
+    values = {"mask_loss": loss.total, "mask_focal_loss": 20 * loss.focal, "mask_dice_loss": loss.dice}
+    for name, got in (values | {"mask_iou_pred_loss": loss.iou}).items():
+        report.check(golden.name, f"train/{name}", got, golden.output("train", f"metrics/{name}"), TOLERANCE)
+    return golden.config["model"]["mask_loss_weight"] * loss.total
+
+
+def _check_found(
+    report: Report,
+    golden: Golden,
+    core: PixelLLM,
+    case: str,
+    features: ImageFeatures,
+    prompts: Prompts,
+    queries: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Boxes of the queries that have one, and with a mask head their masks and expected IoU, which are returned."""
+    found = core.locate(features, prompts, queries)
+    pixels = boxes_01_to_canvas_px(found.boxes, features.sizes[prompts.image_index])
+    has_box = torch.from_numpy(golden.output(case, "point_valid_mask")).flatten(0, 1).bool().any(1)
+    want = torch.from_numpy(golden.output(case, "detection_boxes")).flatten(0, 1)
+    report.check(golden.name, f"{case}/detection_boxes", pixels[has_box], want[has_box], TOLERANCE)
+    if core.mask_head is None:
+        return pixels.new_empty(0), pixels.new_empty(0)
+    masks, iou = core.mask_head(
+        features.sam, core.prompt_encoder, pixels, features.canvas, prompts.image_index, found.visual, found.hidden
+    )
+    for name, got in (("detection_masks", masks), ("iou_predictions", iou)):
+        want = torch.from_numpy(golden.output(case, name)).view(got.shape)
+        report.check(golden.name, f"{case}/{name}", got[has_box], want[has_box], TOLERANCE)
+    return masks, iou
+
+
 def _check_gradients(report: Report, golden: Golden, core: PixelLLM, parameters: dict[str, np.ndarray]) -> None:
-    """Sum, norm and cosine-weighted sum per published parameter; sums may cancel, so the norm is their scale."""
+    """Sum, norm and cosine-weighted sum per published parameter; where a sum cancels, the norm is its scale."""
     paths = list(parameters)
     places = {  # every element of our parameters learns which published parameter it is, and where in it
         path: torch.arange(parameters[path].size).view(parameters[path].shape) + (number << 40)
@@ -177,7 +250,8 @@ def _check_gradients(report: Report, golden: Golden, core: PixelLLM, parameters:
         if _KEY_BIAS.search(paths[number]):
             vanishing = max(vanishing, float(sums[number, 1]) / largest)
         else:
-            worst = np.maximum(worst, np.abs(sums[number].numpy() - want) / max(float(want[1]), 1e-6))
+            scale = np.maximum(np.abs(want), max(float(want[1]), 1e-6))
+            worst = np.maximum(worst, np.abs(sums[number].numpy() - want) / scale)
     for name, value in zip(("sum", "norm", "cosine sum"), worst, strict=True):
         report.check(golden.name, f"train/grad, {name}, worst of {len(wanted)}", 1 + value, 1.0, TOLERANCE)
     report.check(golden.name, "train/grad of key biases, which is rounding", 1 + vanishing, 1.0, TOLERANCE)
@@ -202,8 +276,10 @@ def _check_inference(report: Report, golden: Golden, core: PixelLLM, case: str) 
         tokens = golden.inputs("train", "label/text_tokens").long().flatten(0, 1)
         locations = core(features, prompts, tokens).locations
     else:
-        locations = _check_generation(report, golden, core, case, features, prompts, want)
+        tokens, locations = _check_generation(report, golden, core, case, features, prompts, want)
     _check_points(report, golden, case, locations, sizes[prompts.image_index])
+    if golden.config["model"]["point_output_ignore"] == "^end-1":  # boxes of queries, not of captions
+        _check_found(report, golden, core, case, features, prompts, tokens)
 
 
 def _check_generation(
@@ -214,7 +290,8 @@ def _check_generation(
     features: ImageFeatures,
     prompts: Prompts,
     want: Tensor,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
+    """Tokens int[P, T] and locations of the captions that the model writes; T is the longest length allowed."""
     beams = golden.output(case, "beam_text_tokens").shape[2]
     per_beam = golden.config["model"]["decode_per_node_beam_size"]
     rule = DecodingRule(want.shape[1], beams, candidates_per_beam=per_beam, forbid_repeat=True)
@@ -227,7 +304,7 @@ def _check_generation(
     report.check(golden.name, f"{case}/text_tokens", got, want.masked_fill(behind, core.language_model.pad_id), 0.0)
     scores = golden.output(case, "log_probs").reshape(-1)
     report.check(golden.name, f"{case}/log_probs", generation.scores, scores, TOLERANCE)
-    return generation.locations
+    return got, generation.locations
 
 
 def check_real_param_shapes(report: Report, path: Path) -> None:
@@ -240,7 +317,7 @@ def check_real_param_shapes(report: Report, path: Path) -> None:
             lm = t5("xl", lora_sites="all_attention") if kind == "t5" else GitDecoder(visual_width=1024)
             core = pixel_llm(
                 sam_image_encoder("vit_h"), eva02_large(), lm, extractor_depth=6, dense_output=True,
-                location_extra_channels=2, prompt_padding_tokens=3,
+                location_extra_channels=2, prompt_padding_tokens=3, mask_adapter="gated",
             )  # fmt: skip
             own = shapes["shapes_joint_bert"] | (shapes["shapes_joint_t5_textual_and_proj"] if kind == "t5" else {})
             if kind == "t5":
@@ -249,7 +326,7 @@ def check_real_param_shapes(report: Report, path: Path) -> None:
 
 
 def _check_shapes(report: Report, name: str, core: PixelLLM, shapes: dict[str, list[int]]) -> None:
-    numbers = {p: int(np.prod(s)) for p, s in shapes.items() if not p.startswith(("mask_", "box_decoder/"))}
+    numbers = {p: int(np.prod(s)) for p, s in shapes.items() if not p.startswith("box_decoder/")}
     built = {p: torch.empty(shapes[p]) for p in numbers}
     try:
         published.load_model(core, built)
@@ -259,6 +336,4 @@ def _check_shapes(report: Report, name: str, core: PixelLLM, shapes: dict[str, l
     ours = sum(p.numel() for p in core.parameters())
     ours += core.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.numel()
     report.check(name, f"number of parameters, in {len(built)} shapes", ours, sum(numbers.values()), 0.0)
-    report.skip(
-        name, "not built yet: mask adapter and dense captioning detector; the mask decoder is checked on its own"
-    )
+    report.skip(name, "not built yet: the dense captioning detector")
