@@ -23,7 +23,7 @@ from pixel_llm.metrics.lbm import LocalBipartiteMatching
 
 TRACE, REFERRING = "configs/trace/toy.yaml", "configs/referring/toy.yaml"
 MASKS = "configs/referring/toy_segmentation.yaml"
-TRACE_STEPS, REFERRING_STEPS, MASK_STEPS = 3500, 2000, 200
+TRACE_STEPS, REFERRING_STEPS, MASK_STEPS = 3500, 3000, 600
 SEED = 0
 RUNS = Path("runs/results")
 PRETRAINED = Path("runs/toy")
