@@ -15,8 +15,8 @@ from pathlib import Path
 from benchmarks.report import conditions, say
 
 NAMES = (
-    "reference_27m", "decoding", "sam_encoder", "mask_decoding", "model_sizes", "loader", "referring_metrics",
-    "start_up",
+    "reference_27m", "decoding", "sam_encoder", "mask_decoding", "model_sizes", "loader", "referring",
+    "referring_metrics", "start_up",
 )  # fmt: skip
 ROOT = Path(__file__).parent.parent
 
