@@ -36,20 +36,27 @@ class Referring(Task):
         """One answer for each prompt of the batch."""
         raise NotImplementedError
 
+    def objective(self, features: ImageFeatures, batch: Batch, stage: str) -> Tensor:
+        """The loss of a batch whose images are encoded already, logged under the stage."""
+        raise NotImplementedError
+
+    def loss(self, batch: Batch, stage: str) -> Tensor:
+        return self.objective(self.encode(batch), batch, stage)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.loss(batch, "val")
-        self._score(batch)
+        features = self.encode(batch)
+        self.objective(features, batch, "val")
+        self._score(features, batch)
 
     def on_validation_epoch_end(self) -> None:
         self._log_scores("val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[ReferringPrediction]]:
-        return {"predictions": self._score(batch)}
+        return {"predictions": self._score(self.encode(batch), batch)}
 
     def on_test_epoch_end(self) -> None:
         scores = self._log_scores("test")
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        asked = getattr(getattr(data, "sources", [data])[0], "evaluation_expressions", None)
+        asked = getattr(self.sources[0], "evaluation_expressions", None)
         if self.trainer.is_global_zero:
             note = "all expressions" if asked is None else f"the first {asked} expressions of each image"
             sys.stdout.write(f"\n{referring_table(scores, note)}\n")
@@ -58,9 +65,15 @@ class Referring(Task):
     def predict_step(self, batch: Batch, batch_idx: int, *_: Any) -> list[ReferringPrediction]:
         return self.answer(self.encode(batch), batch)
 
+    @property
+    def sources(self) -> list[Any]:
+        """The data modules that the expressions come from; the first one is evaluated on."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        return getattr(data, "sources", [data])
+
     @torch.no_grad()
-    def _score(self, batch: Batch) -> list[ReferringPrediction]:
-        answers = self.answer(self.encode(batch), batch)
+    def _score(self, features: ImageFeatures, batch: Batch) -> list[ReferringPrediction]:
+        answers = self.answer(features, batch)
         sizes = batch.original_sizes[batch.prompts.image_index].tolist()
         self.metrics.update(batch.references, answers, sizes)
         return answers

@@ -14,6 +14,8 @@ from pixel_llm.tasks.optimizer import AdamWSchedule
 from pixel_llm.tasks.referring import Referring, predictions
 from pixel_llm.weights.start import StartingWeights
 
+_NOWHERE = (0.0, 0.0, 0.0, 0.0)  # the box of an answer that cannot be read
+
 
 class ReferringByText(Referring):
     """Learns the tokens of the box that the data module's `location_text` writes, and answers by greedy decoding.
@@ -47,10 +49,10 @@ class ReferringByText(Referring):
                 f"words and locations are {needed} tokens, the language model has only {own}: set its vocabulary_size"
             )
 
-    def loss(self, batch: Batch, stage: str) -> Tensor:
+    def objective(self, features: ImageFeatures, batch: Batch, stage: str) -> Tensor:
         targets, lm = batch.targets, self.core.language_model
         assert targets is not None
-        outputs = self.core(self.encode(batch), batch.prompts, targets.tokens)
+        outputs = self.core(features, batch.prompts, targets.tokens)
         words = targets.tokens[:, 1:]
         loss = smoothed_cross_entropy(outputs.logits[:, :-1], words, smoothing=0.0)
         mean = masked_mean(loss, supervised_tokens(words, lm.pad_id, lm.eos_id))
@@ -60,10 +62,13 @@ class ReferringByText(Referring):
     def answer(self, features: ImageFeatures, batch: Batch) -> list[ReferringPrediction]:
         tokens = self.core.generate(features, batch.prompts, self.rule).tokens[:, 1:].tolist()
         boxes = [self._read(row) for row in tokens]
-        asked = [box is None for box, r in zip(boxes, batch.references, strict=True) if r is not None]
-        self.unreadable.update(torch.tensor(asked, dtype=torch.float))
-        nowhere = (0.0, 0.0, 0.0, 0.0)
-        return predictions(torch.tensor([box or nowhere for box in boxes]), None, None, batch)
+        return predictions(torch.tensor([box or _NOWHERE for box in boxes]), None, None, batch)
+
+    def _score(self, features: ImageFeatures, batch: Batch) -> list[ReferringPrediction]:
+        answers = super()._score(features, batch)
+        unreadable = [a.box == _NOWHERE for a, r in zip(answers, batch.references, strict=True) if r is not None]
+        self.unreadable.update(torch.tensor(unreadable, dtype=torch.float))
+        return answers
 
     def _read(self, tokens: list[int]) -> tuple[float, float, float, float] | None:
         """tokens: behind <bos>, up to </s> and padding."""

@@ -42,8 +42,13 @@ class ReferringLocalization(Referring):
         for name in frozen:
             part(core, name).requires_grad_(False)
 
-    def loss(self, batch: Batch, stage: str) -> Tensor:
-        features, targets, index = self.encode(batch), batch.targets, batch.prompts.image_index
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit" and self.segment and not any(source.masks for source in self.sources):
+            raise ValueError("segment: true needs masks to learn from: set masks: true in the data")
+
+    def objective(self, features: ImageFeatures, batch: Batch, stage: str) -> Tensor:
+        targets, index = batch.targets, batch.prompts.image_index
         assert targets is not None
         found = self.core.locate(features, batch.prompts, targets.tokens)
         truth, known = true_corners(targets)
