@@ -72,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=64, help="boxes in all")
     parser.add_argument("--images", type=int, default=8, help="images that they are spread over")
-    parser.add_argument("--repeats", type=int, default=3, help="turns of each way")
+    parser.add_argument("--repeats", type=int, default=2, help="turns of each way")
     options = parser.parse_args()
     torch.set_num_threads(1)
     decoders, rows = build(), []
