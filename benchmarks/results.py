@@ -106,6 +106,7 @@ def checkpoint(run: Path) -> Path:
 def fit(config: str, run: Path, steps: int, validate_every: int, *arguments: str) -> None:
     """Train, unless it is done."""
     length = [f"--trainer.max_steps={steps}", f"--trainer.val_check_interval={validate_every}"]
+    length += ["--trainer.limit_val_batches=1.0"]
     lightning("fit", config, run, f"--seed_everything={SEED}", *length, *arguments)
 
 
