@@ -50,7 +50,7 @@ def test_words_of_spans_finds_repeated_words_and_leaves_out_what_no_token_gave()
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return train_tokenizer([CAPTION] * 3, 24)  # pieces of words
+    return train_tokenizer([CAPTION] * 3, 34)  # pieces of words
 
 
 def test_predictions_are_in_pixels_of_the_original_images(tokenizer: Tokenizer) -> None:
