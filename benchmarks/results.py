@@ -23,7 +23,7 @@ from pixel_llm.metrics.lbm import LocalBipartiteMatching
 
 TRACE, REFERRING = "configs/trace/toy.yaml", "configs/referring/toy.yaml"
 MASKS = "configs/referring/toy_segmentation.yaml"
-TRACE_STEPS, REFERRING_STEPS, MASK_STEPS = 3500, 3000, 600
+TRACE_STEPS, REFERRING_STEPS, MASK_STEPS = 3500, 3000, 1500
 SEED = 0
 RUNS = Path("runs/results")
 PRETRAINED = Path("runs/toy")
@@ -74,7 +74,7 @@ def referring_figures() -> Figures:
     """Referring with masks after trace captioning, the same model on black images, and referring alone."""
     located, masked, alone = (RUNS / f"referring{name}" for name in ("", "_segmentation", "_without_trace"))
     fit(REFERRING, located, REFERRING_STEPS, 250, start_from(RUNS / "trace"))
-    fit(MASKS, masked, MASK_STEPS, MASK_STEPS, start_from(located))
+    fit(MASKS, masked, MASK_STEPS, 250, start_from(located))
     tested = test(MASKS, masked, "test")
     blank = test(MASKS, masked, "test_blank", "--data.blank_images=true")
     start = start_from(PRETRAINED / "pretrain_attributes")
