@@ -12,7 +12,7 @@ from pixel_llm.drawing.panels import Colour, Panel, fitted, sheet
 from pixel_llm.metrics.referring_scores import Answer, Box, Rle, Truth, compare
 from pixel_llm.structures import ReferringPrediction
 
-FOUND: Colour = (213, 94, 0)
+FOUND: Colour = (225, 0, 140)
 TRUTH: Colour = (0, 90, 200)
 _BLACK: Colour = (0, 0, 0)
 _OPACITY = 0.5
