@@ -66,9 +66,10 @@ def resized_shape(height: int, width: int, shorter: int, longest: int | None) ->
     if longest is not None and high / low * shorter > longest:
         shorter = int(longest * low / high)
     shorter = max(shorter, 1)
-    if height < width:
-        return shorter, max(int(shorter * width / height), 1)
-    return max(int(shorter * height / width), 1), shorter
+    longer = max(int(shorter * high / low), 1)
+    if longest is not None:
+        longer = min(longer, longest)  # of a strip whose shorter side is a single pixel
+    return (shorter, longer) if height < width else (longer, shorter)
 
 
 def resize(pixels: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -25,7 +25,7 @@ from pixel_llm.structures import ReferringPrediction
 def caption(arguments: Sequence[str]) -> None:
     """`pixel-llm caption`."""
     parser = _parser("caption", "say what is in a photo, and where each word is")
-    options = parser.parse_args(arguments)
+    options = _parse(parser, arguments)
     data, name = options.image.read_bytes(), options.image.name
     prediction = Predictor(options.checkpoint, options.device).caption(data, name)
     sys.stdout.write(prediction.caption + "\n")
@@ -38,7 +38,7 @@ def refer(arguments: Sequence[str]) -> None:
     """`pixel-llm refer`."""
     parser = _parser("refer", "find what a sentence means in a photo: its box, and its mask from a model that segments")
     parser.add_argument("queries", nargs="+", metavar="query", help='such as "the dog on the left"')
-    options = parser.parse_args(arguments)
+    options = _parse(parser, arguments)
     data, name = options.image.read_bytes(), options.image.name
     found = Predictor(options.checkpoint, options.device).refer(data, options.queries, name)
     sys.stdout.write("".join(f"{_line(answer)}\n" for answer in found))
@@ -57,6 +57,17 @@ def _parser(verb: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, help="file for the answer; boxes are in pixels of the photo")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """The options; what cannot be written is refused before a model is loaded. Raises FileNotFoundError, ValueError."""
+    options = parser.parse_args(arguments)
+    for file in (options.out, options.json):
+        if file and not file.parent.is_dir():
+            raise FileNotFoundError(f"{file}: there is no folder {file.parent}")
+    if options.out and options.out.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"{options.out}: no kind of picture that can be written (.png and .jpg are)")
+    return options
 
 
 def _line(answer: ReferringPrediction) -> str:

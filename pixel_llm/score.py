@@ -108,7 +108,7 @@ def _answer(record: dict[str, Any], size: tuple[int, int] | None) -> Answer:
     if record.get("box") is not None:
         box = four_numbers(record, "box")
         if box[2] < box[0] or box[3] < box[1]:
-            raise RecordError("'box' is not x0 y0 x1 y1: an upper corner comes second")
+            raise RecordError("'box' has x1 < x0 or y1 < y0: is it x y width height?")
     if record.get("mask") is not None:
         if size is None:
             raise RecordError("a mask, while the annotations do not say how large the image is")

@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -55,6 +56,14 @@ class PixelLLMCLI(LightningCLI):
             **settings,
         )
 
+    def before_instantiate_classes(self) -> None:
+        """Refuse to make a model, which can take minutes, for data that are not there; all are named at once."""
+        if self.subcommand is not None:
+            data = self.config[self.subcommand].as_dict().get("data") or {}
+            missing = list(dict.fromkeys(missing_data(data, _SPLITS[self.subcommand])))
+            if missing:
+                raise FileNotFoundError("; ".join(missing))
+
     def _parse_ckpt_path(self) -> None:
         """Lightning would let a checkpoint's hyper-parameters silently override the command line."""
 
@@ -78,6 +87,25 @@ class PixelLLMCLI(LightningCLI):
     def _last_checkpoint_exists(self) -> bool:
         callbacks = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
         return any(callback._find_last_checkpoints(self.trainer) for callback in callbacks)
+
+
+_SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
+
+
+def missing_data(section: Any, splits: Sequence[str]) -> Iterator[str]:
+    """What a data section names and this machine does not have: tokenizers, and folders of shards of these splits."""
+    if isinstance(section, list):
+        for part in section:
+            yield from missing_data(part, splits)
+    if not isinstance(section, dict):
+        return
+    for key, value in section.items():
+        if key == "tokenizer" and isinstance(value, str) and not Path(value).exists():
+            yield f"no tokenizer at {value}"
+        elif key in {f"{split}_shards" for split in splits} and isinstance(value, list):
+            yield from (f"no folder of shards at {folder}" for folder in value if not Path(folder).is_dir())
+        else:
+            yield from missing_data(value, splits)
 
 
 def silence() -> None:

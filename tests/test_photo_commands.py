@@ -61,6 +61,18 @@ def test_what_cannot_work_is_one_line(tiny_run: Path, photo: Path, tmp_path: Pat
         assert len(said.strip().splitlines()) == 1
 
 
+def test_what_cannot_be_written_is_refused_before_anything_is_done(photo: Path, monkeypatch, capsys) -> None:
+    for option, file, message in (
+        ("--out", "/nowhere/a.png", "there is no folder /nowhere"),
+        ("--json", "/nowhere/a.json", "there is no folder /nowhere"),
+        ("--out", "a.docx", "a.docx: no kind of picture"),
+    ):
+        assert say(monkeypatch, "refer", photo, "a ring", "--checkpoint", "/nowhere/run", option, file) == 2
+        said = capsys.readouterr().err
+        assert message in said
+        assert "no checkpoint" not in said
+
+
 def test_queries_are_written_as_lines_picture_and_json(
     tiny_referring_run: Path, photo: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:

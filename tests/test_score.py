@@ -160,7 +160,7 @@ def test_missing_predictions_are_counted_as_misses_and_other_splits_are_left_out
         ({"key": "s/01", "box": [0, math.nan, 1, 1]}, "'box' is not a finite number"),
         ({"key": "s/01", "box": [0, 0, "1", 1]}, "'box' is not a number"),
         ({"key": "s/01", "box": [0, 0, 1]}, "'box' does not hold four numbers"),
-        ({"key": "s/01", "box": [5, 0, 4, 1]}, "'box' is not x0 y0 x1 y1: an upper corner comes second"),
+        ({"key": "s/01", "box": [5, 0, 4, 1]}, "'box' has x1 < x0 or y1 < y0: is it x y width height?"),
         ({"key": "s/01", "mask": {"size": [64, 48], "counts": rle()["counts"]}}, "run lengths of another size"),
         ({"key": "s/01", "mask": {"size": [HEIGHT, WIDTH], "counts": [1]}}, "run lengths that do not fill the image"),
         ({"key": "s/01", "mask": [[1, 2, 3, 4]]}, "a polygon of fewer than three points"),

@@ -134,6 +134,27 @@ def test_a_file_that_is_no_checkpoint_is_named(run: Run, tmp_path: Path, verb: s
         assert line.startswith(f"error: {tmp_path}/{name}.ckpt: {reason}")
 
 
+def test_all_missing_data_are_named_at_once(run: Run) -> None:
+    def lose(config: Config) -> None:
+        put("data.init_args.tokenizer", "/nowhere/words")(config)
+        put("data.init_args.val_shards", ["/nowhere/a", "/nowhere/b"])(config)
+        put("data.init_args.test_shards", ["/nowhere/c"])(config)  # not needed to train
+
+    code, said = run("fit", change=lose)
+    assert code == 2
+    assert own_lines(said) == [
+        "error: no folder of shards at /nowhere/a; no folder of shards at /nowhere/b; no tokenizer at /nowhere/words"
+    ]
+
+
+def test_a_checkpoint_of_another_task_is_named(run: Run, tiny_run: Path) -> None:
+    checkpoint = tiny_run / "checkpoints/last.ckpt"
+    other = put("model.class_path", "pixel_llm.tasks.image_captioning.ImageCaptioning")
+    code, said = run("test", "--ckpt_path", checkpoint, change=other)
+    assert code == 2
+    assert own_lines(said) == [f"error: {checkpoint}: a checkpoint of TraceCaptioning, not of ImageCaptioning"]
+
+
 @pytest.mark.parametrize("verb", ["fit", "test"])
 def test_a_checkpoint_of_another_size_is_named(run: Run, tiny_run: Path, verb: str) -> None:
     checkpoint = tiny_run / "checkpoints/last.ckpt"

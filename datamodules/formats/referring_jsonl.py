@@ -81,7 +81,9 @@ def _objects(record: Json) -> list[ReferredObject]:
 
 def _box(record: Json, key: str) -> Box:
     x0, y0, x1, y1 = four_numbers(record, key)
-    if x1 <= x0 or y1 <= y0:
+    if x1 < x0 or y1 < y0:
+        raise RecordError("x1 < x0 or y1 < y0: is the box x y width height?")
+    if x1 == x0 or y1 == y0:
         raise RecordError("zero-area box")
     return x0, y0, x1, y1
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import yaml
 from torch import nn
 
 from pixel_llm.core.language_model import LanguageModel
@@ -35,7 +36,11 @@ class Task(L.LightningModule):
             self.weights.load(self.core)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """ValueError with one line for a checkpoint of another size."""
+        """ValueError with one line for a checkpoint of another task or size."""
+        theirs = yaml.safe_load(checkpoint.get("config", "{}")).get("model", {}).get("class_path", "")
+        own = type(self).__name__
+        if theirs and theirs.rsplit(".", 1)[-1] != own:
+            raise ValueError(f"{self.trainer.ckpt_path}: a checkpoint of {theirs.rsplit('.', 1)[-1]}, not of {own}")
         if "state_dict" in checkpoint:  # a sharded one is loaded piece by piece
             check_fit(self, checkpoint["state_dict"], str(self.trainer.ckpt_path))
 

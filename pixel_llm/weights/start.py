@@ -1,5 +1,6 @@
 """Where each part of a model starts from: released weights, or the checkpoint of an earlier stage."""
 
+from pathlib import Path
 from typing import cast
 
 from torch import nn
@@ -45,6 +46,10 @@ class StartingWeights:
     def load(self, core: nn.Module) -> None:
         """Load into a PixelLLM. Raises FileNotFoundError, and ValueError with one line for what does not fit."""
         model = cast(PixelLLM, core)
+        for name in ("core", "visual", "sam"):
+            path = getattr(self, name)
+            if path and not Path(path).is_file():
+                raise FileNotFoundError(f"{path}: no such file; it is the starting weights' {name!r}")
         if self.core:
             load_parts(self.core, {"core.": model}, absent=["mask_head."])
         if self.visual:

@@ -74,6 +74,13 @@ def test_points_move_as_boxes_do_and_unknown_ones_stay_unknown() -> None:
     assert np.isnan(view.boxes(np.full((2, 4), np.nan))).all()
 
 
+@pytest.mark.parametrize("shape", [(1, 3000), (3000, 20), (1, 1)])
+def test_a_strip_stays_on_its_canvas(shape: tuple[int, int]) -> None:
+    view = whole_view(torch.zeros(3, *shape), 96, shape)
+    assert max(view.pixels.shape[-2:]) == 96
+    assert min(view.pixels.shape[-2:]) >= 1
+
+
 def test_the_shape_of_the_image_is_kept() -> None:
     rng = np.random.default_rng(0)
     for height, width in rng.integers(20, 3000, (200, 2)).tolist():
