@@ -61,7 +61,7 @@ runs/toy/referring_segmentation/.done: runs/toy/referring/.done
 	lightning fit --config configs/referring/toy_segmentation.yaml --ckpt_path last
 	@touch $@
 
-demo: runs/toy/referring_segmentation/.done  ## toy world -> shards -> training -> evaluation -> pictures (15 minutes after installation)
+demo: runs/toy/referring_segmentation/.done  ## toy world -> shards -> training -> evaluation -> pictures (20 minutes after installation)
 	lightning test --config configs/trace/toy.yaml --ckpt_path last
 	lightning test --config configs/referring/toy_segmentation.yaml --ckpt_path last
 	@echo "== pictures of test images, prediction beside truth: runs/toy/trace/pictures/test_0.png and"
@@ -84,7 +84,7 @@ parity: $(INSTALLED)  ## compare with the published implementation's numbers (GO
 parity-metrics: $(INSTALLED)  ## compare the metrics with the reference code's numbers (GOLDEN=DIR)
 	python -m tests.parity.metrics $(or $(GOLDEN),../shared/golden/metrics)
 
-results: runs/toy/pretrain_attributes/.done runs/toy/pretrain_language_model/.done  ## measure what it learns -> docs/results.md (45 minutes)
+results: runs/toy/pretrain_attributes/.done runs/toy/pretrain_language_model/.done  ## measure what it learns -> docs/results.md (2 hours)
 	python -m benchmarks.results
 
 ablations: runs/toy/pretrain_attributes/.done runs/toy/pretrain_language_model/.done  ## the paper's Tables 4 and 5 on the toy world -> docs/ablations.md (80 minutes on two cores)
