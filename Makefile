@@ -61,7 +61,7 @@ runs/toy/referring_segmentation/.done: runs/toy/referring/.done
 	lightning fit --config configs/referring/toy_segmentation.yaml --ckpt_path last
 	@touch $@
 
-demo: runs/toy/referring_segmentation/.done  ## toy world -> shards -> training -> evaluation -> pictures (20 minutes after installation)
+demo: runs/toy/referring_segmentation/.done  ## toy world -> shards -> training -> evaluation -> pictures (15 minutes after installation)
 	lightning test --config configs/trace/toy.yaml --ckpt_path last
 	lightning test --config configs/referring/toy_segmentation.yaml --ckpt_path last
 	@echo "== pictures of test images, prediction beside truth: runs/toy/trace/pictures/test_0.png and"
