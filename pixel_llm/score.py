@@ -96,7 +96,8 @@ def compare_predictions(file: Path, predictions: Predictions, truths: Mapping[st
     for key, (number, record) in predictions.items():
         try:
             if key not in truths:
-                raise ValueError(f"the annotations have no expression {key!r}")
+                splits = ", ".join(sorted({truth.split for truth in truths.values()}))
+                raise ValueError(f"the annotations have no expression {key!r} (their splits: {splits})")
             rows[key] = compare(truths[key], _answer(record, truths[key].size))
         except ValueError as error:
             raise FormatError(f"{file}:{number}: {error}") from None
