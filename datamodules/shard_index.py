@@ -178,6 +178,11 @@ def open_shards(folder: Path, kinds: Collection[str] = ()) -> list[tuple[Path, S
     return opened
 
 
+def shard_folders(path: Path) -> list[Path]:
+    """The folders of shards that a path names: itself, and those directly in it; sorted."""
+    return sorted(manifest.parent for manifest in (*path.glob(MANIFEST), *path.glob(f"*/{MANIFEST}")))
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes a file that is either whole or not there, also after a power cut."""
     part = path.with_name(path.name + ".part")

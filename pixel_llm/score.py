@@ -13,7 +13,7 @@ from datamodules.formats.records import FormatError, RecordError, four_numbers, 
 from datamodules.prepare.corpus import Corpus
 from datamodules.prepare.referring_corpora import open_referring
 from datamodules.records import read_field
-from datamodules.shard_index import MANIFEST, open_shards
+from datamodules.shard_index import open_shards, shard_folders
 from pixel_llm.metrics.referring_scores import Answer, Row, Truth, compare, referring_table, score
 
 EPILOG = """A line of the predictions is a JSON object:
@@ -128,8 +128,8 @@ def read_truths(paths: Sequence[Path], splits: Collection[str]) -> dict[str, Tru
     Raises ShardError or FormatError for what is none of these, and where two expressions have the same key.
     """
     truths: dict[str, Truth] = {}
-    raw = [path for path in paths if not _shard_folders(path)]
-    folders = [folder for path in paths for folder in _shard_folders(path)]
+    raw = [path for path in paths if not shard_folders(path)]
+    folders = [folder for path in paths for folder in shard_folders(path)]
     for contents in (*map(_shard_contents, folders), _raw_contents(raw, splits)):
         for split, size, content in contents:
             for key, truth in _truths(split, size, content) if split in splits else ():
@@ -137,12 +137,6 @@ def read_truths(paths: Sequence[Path], splits: Collection[str]) -> dict[str, Tru
                     raise FormatError(f"the annotations have two expressions {key!r}")
                 truths[key] = truth
     return truths
-
-
-def _shard_folders(path: Path) -> list[Path]:
-    if (path / MANIFEST).is_file():
-        return [path]
-    return sorted(manifest.parent for manifest in path.glob(f"*/{MANIFEST}"))
 
 
 def _shard_contents(folder: Path) -> Iterator[Content]:

@@ -123,17 +123,23 @@ def parse_instance(entry: dict[str, Any], image: CocoImage, categories: dict[str
     category_id = identifier(entry, "category_id")
     if category_id not in categories:
         raise RecordError("its category is not in 'categories'")
-    x, y, width, height = four_numbers(entry, "bbox")
-    if width <= 0 or height <= 0:
-        raise RecordError("zero-area box")
+    box = box_from_corner_and_size(four_numbers(entry, "bbox"))
     return Instance(
         instance_id=identifier(entry, "id"),
         category=categories[category_id],
-        box=(x, y, x + width, y + height),
+        box=box,
         mask=compressed_rle(value(entry, "segmentation"), image.height, image.width),
         attributes=_attributes(entry),
         crowd=entry.get("iscrowd") in (1, True),
     )
+
+
+def box_from_corner_and_size(numbers: Box) -> Box:
+    """x y width height -> x0 y0 x1 y1; RecordError for a box without area."""
+    x, y, width, height = numbers
+    if width <= 0 or height <= 0:
+        raise RecordError("zero-area box")
+    return x, y, x + width, y + height
 
 
 def parse_caption(entry: dict[str, Any]) -> str:

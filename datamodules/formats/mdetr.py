@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from datamodules.formats.coco import image_size
+from datamodules.formats.coco import box_from_corner_and_size, image_size
 from datamodules.formats.records import BadRecord, RecordError, four_numbers, identifier, items, text
 from datamodules.formats.referring import (
     Expression,
@@ -21,7 +21,6 @@ from datamodules.formats.referring import (
     ReferringImage,
     ReferringSplit,
     ReferringSplits,
-    box_from_corner_and_size,
     plain_name,
 )
 

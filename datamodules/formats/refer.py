@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datamodules.formats.coco import CocoFile, load_coco
+from datamodules.formats.coco import CocoFile, box_from_corner_and_size, load_coco
 from datamodules.formats.plain_pickle import read_plain_pickle
 from datamodules.formats.records import (
     BadRecord,
@@ -27,7 +27,6 @@ from datamodules.formats.referring import (
     ReferredObject,
     ReferringImage,
     ReferringSplits,
-    box_from_corner_and_size,
     plain_name,
 )
 

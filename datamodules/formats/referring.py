@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.formats.image_paths import check_inside
-from datamodules.formats.records import BadRecord, FormatError, RecordError
+from datamodules.formats.records import BadRecord, FormatError
 
 Box = tuple[float, float, float, float]
 
@@ -181,14 +181,6 @@ def plain_name(name: str) -> str:
 def part_of(name: str) -> str:
     """The last word of a split's name: `val` of `refcoco_unc_val`."""
     return name.rsplit("_", 1)[-1]
-
-
-def box_from_corner_and_size(numbers: Box) -> Box:
-    """x y width height -> x0 y0 x1 y1; RecordError for a box without area."""
-    x, y, width, height = numbers
-    if width <= 0 or height <= 0:
-        raise RecordError("zero-area box")
-    return x, y, x + width, y + height
 
 
 def picture_name(dataset: str, image_id: str, file_name: str) -> str:

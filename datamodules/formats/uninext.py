@@ -8,7 +8,7 @@ data_source, mask}. The folder names the data set and its partition: `refcoco-un
 from pathlib import Path
 from typing import Any
 
-from datamodules.formats.coco import image_size
+from datamodules.formats.coco import box_from_corner_and_size, image_size
 from datamodules.formats.records import BadRecord, RecordError, four_numbers, identifier, items, text
 from datamodules.formats.referring import (
     FLICKR,
@@ -16,7 +16,6 @@ from datamodules.formats.referring import (
     ReferredObject,
     ReferringSplit,
     ReferringSplits,
-    box_from_corner_and_size,
     plain_name,
 )
 

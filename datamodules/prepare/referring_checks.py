@@ -15,7 +15,7 @@ from datamodules.formats.referring import VISUAL_GENOME, ReferringImage, Referri
 from datamodules.prepare.referring import TRAINING, is_training
 from datamodules.prepare.referring_corpora import read_referring
 from datamodules.records import read_field
-from datamodules.shard_index import MANIFEST, ShardError, open_shards
+from datamodules.shard_index import ShardError, open_shards, shard_folders
 
 _NAMED = 3  # leaking images that an error names
 
@@ -77,9 +77,9 @@ def evaluation_pictures(splits: list[ReferringSplit], paths: list[Path]) -> dict
     pictures: dict[str, str] = {}
     others: list[Path] = []
     for path in paths:
-        shards = [folder.parent for folder in (*path.glob(MANIFEST), *path.glob(f"*/{MANIFEST}"))]
+        shards = shard_folders(path)
         others += [] if shards else [path]
-        for folder in sorted(shards):
+        for folder in shards:
             _add_shards(folder, pictures)
     for split in [*splits, *(read_referring(others) if others else [])]:
         if not is_training(split):

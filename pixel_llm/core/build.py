@@ -131,16 +131,21 @@ def pixel_llm(
         ),
         location_step=location_step,
         box_step=box_step,
+        mask_head=None
+        if mask_adapter == "none"
+        else _mask_head(mask_adapter, sam_encoder.channels, language_model, mask_decoder_depth, mask_decoder_heads),
     )
-    if mask_adapter != "none":
-        width = sam_encoder.channels
-        adapter: MaskAdapter = LearnedEmbedding(width)
-        if mask_adapter == "gated":
-            adapter = GatedMaskAdapter(
-                language_model.adapter_width, language_model.width, width, heads=mask_decoder_heads, mlp=8 * width
-            )
-        decoder = sam_mask_decoder(width, mask_decoder_depth, mask_decoder_heads)
-        model.mask_head = MaskHead(decoder, adapter)
     if query_start == "grid":
         model.place_query_tokens()
     return model
+
+
+def _mask_head(
+    kind: Literal["embedding", "gated"], width: int, language_model: LanguageModel, depth: int, heads: int
+) -> MaskHead:
+    adapter: MaskAdapter = LearnedEmbedding(width)
+    if kind == "gated":
+        adapter = GatedMaskAdapter(
+            language_model.adapter_width, language_model.width, width, heads=heads, mlp=8 * width
+        )
+    return MaskHead(sam_mask_decoder(width, depth, heads), adapter)

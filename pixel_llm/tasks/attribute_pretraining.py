@@ -14,19 +14,17 @@ from torch.nn import functional as F
 from pixel_llm.core.pixel_llm import PixelLLM
 from pixel_llm.losses import masked_mean, mean_count
 from pixel_llm.structures import Batch, Prompts
-from pixel_llm.tasks.base import Task
+from pixel_llm.tasks.base import PixelLLMTask
 from pixel_llm.tasks.optimizer import AdamWSchedule
 from pixel_llm.weights.start import StartingWeights
 
 
-class AttributePretraining(Task):
+class AttributePretraining(PixelLLMTask):
     """Trains the tuned encoder and the extractor; the language model and the location head stay as they are.
 
     attributes: number of values of each kind of attribute.  box_weight: of the boxes' L1, in [0, 1].
     Reports the share of right attributes, read from the query tokens, in [0, 1].
     """
-
-    core: PixelLLM
 
     def __init__(
         self,
@@ -45,7 +43,7 @@ class AttributePretraining(Task):
         self.token_reader = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, answers))
 
     def loss(self, batch: Batch, stage: str) -> Tensor:
-        features = self.core.encode_images(batch.images, batch.sizes)
+        features = self.encode(batch)
         images = torch.arange(len(batch.keys), device=features.fused.device)
         whole = torch.tensor([0.0, 0.0, 1.0, 1.0], device=images.device).expand(len(images), 4)
         tokens = self.core.extract(features, Prompts(images, whole))

@@ -8,7 +8,8 @@ import yaml
 from torch import nn
 
 from pixel_llm.core.language_model import LanguageModel
-from pixel_llm.structures import Batch
+from pixel_llm.core.pixel_llm import PixelLLM
+from pixel_llm.structures import Batch, ImageFeatures
 from pixel_llm.tasks.optimizer import AdamWSchedule
 from pixel_llm.weights.start import StartingWeights
 from pixel_llm.weights.tensors import check_fit
@@ -37,10 +38,10 @@ class Task(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """ValueError with one line for a checkpoint of another task or size."""
-        theirs = yaml.safe_load(checkpoint.get("config", "{}")).get("model", {}).get("class_path", "")
-        own = type(self).__name__
-        if theirs and theirs.rsplit(".", 1)[-1] != own:
-            raise ValueError(f"{self.trainer.ckpt_path}: a checkpoint of {theirs.rsplit('.', 1)[-1]}, not of {own}")
+        config = yaml.safe_load(checkpoint.get("config", "{}"))
+        theirs, own = config.get("model", {}).get("class_path", "").rpartition(".")[2], type(self).__name__
+        if theirs and theirs != own:
+            raise ValueError(f"{self.trainer.ckpt_path}: a checkpoint of {theirs}, not of {own}")
         if "state_dict" in checkpoint:  # a sharded one is loaded piece by piece
             check_fit(self, checkpoint["state_dict"], str(self.trainer.ckpt_path))
 
@@ -74,6 +75,16 @@ class Task(L.LightningModule):
         shared: dict[str, Any] = {"batch_size": batch_size, "sync_dist": stage != "train"}
         self.log(f"{stage}/loss", total, prog_bar=True, **shared)
         self.log_dict(named, **shared)
+
+
+class PixelLLMTask(Task):
+    """Base class of the tasks of a whole PixelLLM."""
+
+    core: PixelLLM
+
+    def encode(self, batch: Batch) -> ImageFeatures:
+        """The images of a batch, encoded once for all that is asked about them."""
+        return self.core.encode_images(batch.images, batch.sizes)
 
 
 def check_tokenizer(tokenizer: Any, language_model: LanguageModel) -> None:

@@ -8,19 +8,17 @@ from pixel_llm.core.decoding import DecodingRule
 from pixel_llm.core.pixel_llm import PixelLLM
 from pixel_llm.metrics.captions import CaptionMetrics
 from pixel_llm.structures import Batch, ImageFeatures, Prediction
-from pixel_llm.tasks.base import Task
+from pixel_llm.tasks.base import PixelLLMTask
 from pixel_llm.tasks.optimizer import AdamWSchedule
 from pixel_llm.tasks.words import predictions
 from pixel_llm.weights.start import StartingWeights
 
 
-class Captioning(Task):
+class Captioning(PixelLLMTask):
     """Base class of the tasks in which a PixelLLM writes captions.
 
     label_smoothing: see `pixel_llm.losses`.  max_tokens, beams: of decoding in tests and predictions.
     """
-
-    core: PixelLLM
 
     def __init__(
         self,
@@ -38,10 +36,6 @@ class Captioning(Task):
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Prediction]]:
         return {"predictions": self.score_captions(self.encode(batch), batch)}
-
-    def encode(self, batch: Batch) -> ImageFeatures:
-        """The images of a batch, encoded once for all that is asked about them."""
-        return self.core.encode_images(batch.images, batch.sizes)
 
     def score_captions(self, features: ImageFeatures, batch: Batch) -> list[Prediction]:
         """Write captions and keep them for the metrics of the epoch."""

@@ -5,13 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from pycocotools import mask as coco_mask
 from torch import Tensor
 
 
 def mask_rles(logits: Tensor, sizes: Tensor, original_sizes: Tensor, canvas: tuple[int, int]) -> list[dict[str, Any]]:
     """COCO's compressed run-length encoding of each mask, `counts` as text; arguments as in `original_masks`."""
-    from pycocotools import mask as coco_mask
-
     rles = []
     for mask in original_masks(logits, sizes, original_sizes, canvas):
         rle = coco_mask.encode(np.asfortranarray(mask.numpy().view(np.uint8)))

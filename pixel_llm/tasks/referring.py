@@ -11,26 +11,20 @@ from pixel_llm.core.pixel_llm import PixelLLM
 from pixel_llm.metrics.referring import ReferringMetrics
 from pixel_llm.metrics.referring_scores import referring_table
 from pixel_llm.structures import Batch, ImageFeatures, ReferringPrediction
-from pixel_llm.tasks.base import Task
+from pixel_llm.tasks.base import PixelLLMTask
 from pixel_llm.tasks.optimizer import AdamWSchedule
 from pixel_llm.weights.start import StartingWeights
 
 
-class Referring(Task):
+class Referring(PixelLLMTask):
     """Base class of the tasks that find what an expression names.
 
     Figures are logged for each split of the data; a test prints them as one table.
     """
 
-    core: PixelLLM
-
     def __init__(self, core: PixelLLM, optimizer: AdamWSchedule, weights: StartingWeights | None) -> None:
         super().__init__(core, optimizer, weights)
         self.metrics = ReferringMetrics()
-
-    def encode(self, batch: Batch) -> ImageFeatures:
-        """The images of a batch, encoded once for all that is asked about them."""
-        return self.core.encode_images(batch.images, batch.sizes)
 
     def answer(self, features: ImageFeatures, batch: Batch) -> list[ReferringPrediction]:
         """One answer for each prompt of the batch."""

@@ -36,7 +36,7 @@ class ReferringByText(Referring):
     @property
     def location_text(self) -> Any:
         """How the data module's boxes are written (see `datamodules/location_text.py`)."""
-        found = getattr(self.trainer.datamodule, "location_text", None)  # type: ignore[attr-defined]
+        found = getattr(self.sources[0], "location_text", None)
         if found is None:
             raise ValueError("this task needs a data module with location_text")
         return found

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pixel_llm.core.pixel_llm import PixelLLM
-from pixel_llm.losses import location_distance, mask_loss, masked_mean
+from pixel_llm.losses import MaskLoss, location_distance, mask_loss, masked_mean
 from pixel_llm.structures import Batch, ImageFeatures, Localization, ReferringPrediction, Targets
 from pixel_llm.tasks.masks import mask_rles, real_part
 from pixel_llm.tasks.optimizer import AdamWSchedule
@@ -55,18 +55,24 @@ class ReferringLocalization(Referring):
         distance = location_distance(found.corners[:, None], truth[:, None], batch.sizes[index].flip(-1))[:, 0]
         box = masked_mean(distance, known)
         values = {"loss": self.location_weight * box, "box_px": box.detach()}
-        masks = batch.masks
-        if masks is None and self.training:  # all processes must take part, also one whose batch has no mask
-            masks = known.new_zeros(len(known), *batch.images.shape[-2:])
-        if self.segment and masks is not None:
+        if self.segment and (batch.masks is not None or self.training):
             boxes = found.boxes if self.mask_box == "predicted" else truth.flatten(1)
-            logits, iou = self.core.segment(features, batch.prompts, found, boxes)
-            real = real_part(batch.sizes[index], masks.shape[-2:])
-            mask = mask_loss(logits, iou, masks, known & masks.flatten(1).any(1), real)
+            mask = self._mask_loss(features, batch, found, boxes, known)
             values["loss"] = values["loss"] + mask.total
             values |= {"focal": mask.focal, "dice": mask.dice, "iou_error": mask.iou}
         self.log_losses(values, stage, len(batch.keys))
         return values["loss"]
+
+    def _mask_loss(
+        self, features: ImageFeatures, batch: Batch, found: Localization, boxes: Tensor, known: Tensor
+    ) -> MaskLoss:
+        """boxes: float[P, 4] in [0, 1], what the mask decoder is prompted with.  known: bool[P], has one target."""
+        masks = batch.masks
+        if masks is None:  # all processes must take part, also one whose batch has no mask
+            masks = known.new_zeros(len(known), *batch.images.shape[-2:])
+        logits, iou = self.core.segment(features, batch.prompts, found, boxes)
+        real = real_part(batch.sizes[batch.prompts.image_index], masks.shape[-2:])
+        return mask_loss(logits, iou, masks, known & masks.flatten(1).any(1), real)
 
     def answer(self, features: ImageFeatures, batch: Batch) -> list[ReferringPrediction]:
         assert batch.targets is not None

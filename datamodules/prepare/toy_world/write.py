@@ -1,7 +1,6 @@
 """Writing the toy world to disk as raw data sets: image folders and official annotation files, split by split."""
 
 import json
-import os
 import pickle
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from datamodules.prepare.toy_world.refer_several import refer_to_any_number
 from datamodules.prepare.toy_world.render import render, to_jpeg, visible_shares
 from datamodules.prepare.toy_world.scene import SPLITS, make_scene
 from datamodules.prepare.workers import in_order_of_completion
+from datamodules.shard_index import write_atomically
 
 VERSION = 4  # of the generator: figures are comparable between commits that agree on it
 GROUP_SPLITS = ("val", "test")  # of expressions that mean any number of objects
@@ -109,7 +109,7 @@ def _write_referring(folder: Path) -> None:
     ):
         (folder / name).mkdir(exist_ok=True)
         _write_text(folder / name / "instances.json", _compact(_joined_instances(folder, splits)))
-        _write_bytes(folder / name / file, data)
+        write_atomically(folder / name / file, data)
 
 
 def _joined(folder: Path, kind: str, splits: Iterable[str]) -> list[dict[str, Any]]:
@@ -135,10 +135,4 @@ def _compact(value: Any) -> str:
 
 
 def _write_text(path: Path, text: str) -> None:
-    _write_bytes(path, text.encode())
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    os.replace(part, path)
+    write_atomically(path, text.encode())
