@@ -20,6 +20,7 @@ class Question:
 
     tokens: <bos> .. </s>.  boxes: float[T, 4] in the view's [0, 1], NaN for a token without a location.
     prompt_box: x0 y0 x1 y1 in the view's [0, 1].  context: tokens of the prompt's text.
+    points: clicks x y label in the view's [0, 1], label 1 on the object and 0 beside it; in place of the box.
     mask: bool[h, w] over the view's pixels.  labels: an index for each kind of attribute, -1 where unknown.
     """
 
@@ -28,6 +29,7 @@ class Question:
     boxes: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 4)))
     context: list[int] = field(default_factory=list)
     prompt_box: tuple[float, float, float, float] = WHOLE_IMAGE
+    points: list[tuple[float, float, int]] = field(default_factory=list)
     mask: Tensor | None = None
     labels: list[int] = field(default_factory=list)
 
@@ -56,6 +58,7 @@ def collate(samples: Sequence[Sample], canvas: int, pad_id: int) -> Batch:
         image_index=torch.tensor([i for i, _ in questions], dtype=torch.long),
         boxes=torch.tensor([q.prompt_box for _, q in questions], dtype=torch.float32).view(len(questions), 4),
         context=_pad(contexts, pad_id) if any(contexts) else None,
+        **_points([q.points for _, q in questions]),
     )
     return Batch(
         keys=[s.key for s in samples],
@@ -79,6 +82,15 @@ def _targets(questions: Sequence[Question], pad_id: int) -> Targets:
         row[: len(question.boxes)] = torch.from_numpy(question.boxes)
     located = ~boxes.isnan().any(-1)
     return Targets(tokens, boxes.nan_to_num().unflatten(-1, (2, 2)), located)
+
+
+def _points(clicks: Sequence[Sequence[tuple[float, float, int]]]) -> dict[str, Tensor]:
+    """`points` and `point_labels` of `Prompts`, padded by label -1; nothing where no question has clicks."""
+    most = max(map(len, clicks), default=0)
+    if not most:
+        return {}
+    padded = torch.tensor([[*row, *[(0.0, 0.0, -1)] * (most - len(row))] for row in clicks], dtype=torch.float32)
+    return {"points": padded[..., :2], "point_labels": padded[..., 2].long()}
 
 
 def _masks(masks: Sequence[Tensor | None], canvas: int) -> Tensor | None:

@@ -26,11 +26,15 @@ class Prompts:
     image_index: int[P], the image of each prompt, non-decreasing.
     boxes: float[P, 4], x0 y0 x1 y1 in [0, 1]; the whole image is 0 0 1 1.
     context: int[P, C] token ids of the prompt's text, padded at the end; None when no prompt has a text.
+    points: float[P, K, 2], clicks xy in [0, 1]; where they are given, the prompts are the clicks and not the boxes.
+    point_labels: int[P, K], 1 for a click on the object, 0 for one beside it, -1 for none.
     """
 
     image_index: Tensor
     boxes: Tensor
     context: Tensor | None = None
+    points: Tensor | None = None
+    point_labels: Tensor | None = None
 
 
 @dataclass
@@ -72,7 +76,8 @@ class Reference:
     token_words: for each target token the index of its word, -1 for none.
     alternatives: further reference captions of the same image.
     split: name of the part of a data set that figures are reported for.  kind: of the expression, likewise.
-    targets: x0 y0 x1 y1 in [0, 1] of the objects that an expression refers to: one, several, or none.
+    targets: x0 y0 x1 y1 in [0, 1] of the objects that an expression refers to: one, several, or none; of a region
+        its own box.
     mask: COCO run-length encoding of their union at the size of the original image, where the data have one.
     """
 
@@ -153,6 +158,20 @@ class ImageFeatures:
 
 
 @dataclass
+class Regions:
+    """Boxes in images, flat and ragged; true ones, proposals, or detections.
+
+    image_index: int[R], the image of each box, non-decreasing.
+    boxes: float[R, 4], x0 y0 x1 y1 in [0, 1], clipped to it; a true box without an area is none.
+    scores: float[R] in [0, 1], descending within an image; None for true boxes.
+    """
+
+    image_index: Tensor
+    boxes: Tensor
+    scores: Tensor | None = None
+
+
+@dataclass
 class TokenOutputs:
     """What the model says with the true caption as its input (teacher forcing).
 
@@ -230,3 +249,18 @@ class ReferringPrediction:
     box: tuple[float, float, float, float]
     mask: dict[str, Any] | None = None
     score: float | None = None
+
+
+@dataclass
+class RegionPrediction:
+    """What was said about a part of an image, for a person or a file.
+
+    key: of the region that was asked about, or of the image whose objects were found.
+    box: x0 y0 x1 y1 in pixels of the original image.
+    score: of a detected object, in [0, 1]; of a box that was given, the caption's log-probability.
+    """
+
+    key: str
+    box: tuple[float, float, float, float]
+    caption: str
+    score: float
