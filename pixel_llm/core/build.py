@@ -10,7 +10,8 @@ from pixel_llm.core.mask_adapter import GatedMaskAdapter, LearnedEmbedding, Mask
 from pixel_llm.core.mask_head import MaskHead
 from pixel_llm.core.pixel_llm import BoxStep, LocationStep, PixelLLM
 from pixel_llm.core.prompt_encoder import PromptEncoder
-from pixel_llm.core.prompt_feature_extractor import PromptFeatureExtractor
+from pixel_llm.core.prompt_feature_extractor import Extractor, PromptFeatureExtractor
+from pixel_llm.core.roi_align_extractor import RoIAlignExtractor
 from pixel_llm.core.sam import sam_mask_decoder
 from pixel_llm.core.sam_image_encoder import SamImageEncoder
 from pixel_llm.core.t5 import T5, LoraSites
@@ -80,6 +81,7 @@ def pixel_llm(
     sam_encoder: SamImageEncoder,
     tuned_encoder: ImageEncoder,
     language_model: LanguageModel,
+    extractor: Literal["prompt", "roi_align"] = "prompt",
     extractor_width: int = 512,
     extractor_depth: int = 2,
     extractor_heads: int = 8,
@@ -99,29 +101,37 @@ def pixel_llm(
 ) -> PixelLLM:
     """Compose a PixelLLM; every width that follows from another is worked out here. SAM's encoders are frozen.
 
-    extractor_*, query_tokens, dense_output: see `PromptFeatureExtractor`.
+    extractor: "prompt" is the paper's prompt feature extractor; "roi_align" pools the box alone, for comparison.
+    extractor_*, query_tokens, dense_output: see `PromptFeatureExtractor`; RoIAlign has the width alone.
     query_start: "grid" starts the query tokens at the position codes of a square grid of points.
     prompt_padding_tokens: see `PromptEncoder`.  location_*, box_step: see `LocationHead` and `PixelLLM`.
     mask_adapter: "none" makes a model without masks; "embedding" is the paper's, "gated" the published code's adapter.
     mask_decoder_*: sizes of SAM's mask decoder.
     """
     prompt_encoder = PromptEncoder(width=sam_encoder.channels, padding_tokens=prompt_padding_tokens)
-    extractor = PromptFeatureExtractor(
-        image_channels=tuned_encoder.channels + sam_encoder.channels,
-        prompt_width=sam_encoder.channels,
-        width=extractor_width,
-        depth=extractor_depth,
-        heads=extractor_heads,
-        mlp=extractor_mlp,
-        query_tokens=query_tokens,
-        output_width=language_model.visual_width,
-        dense_output=dense_output,
-    )
+    image_channels = tuned_encoder.channels + sam_encoder.channels
+    reader: Extractor
+    if extractor == "roi_align":
+        reader = RoIAlignExtractor(
+            image_channels=image_channels, width=extractor_width, output_width=language_model.visual_width
+        )
+    else:
+        reader = PromptFeatureExtractor(
+            image_channels=image_channels,
+            prompt_width=sam_encoder.channels,
+            width=extractor_width,
+            depth=extractor_depth,
+            heads=extractor_heads,
+            mlp=extractor_mlp,
+            query_tokens=query_tokens,
+            output_width=language_model.visual_width,
+            dense_output=dense_output,
+        )
     model = PixelLLM(
         sam_encoder=sam_encoder.freeze(),
         tuned_encoder=tuned_encoder,
         prompt_encoder=prompt_encoder.requires_grad_(False),
-        prompt_feature_extractor=extractor,
+        prompt_feature_extractor=reader,
         language_model=language_model,
         location_head=LocationHead(
             width=language_model.width,
@@ -135,7 +145,7 @@ def pixel_llm(
         if mask_adapter == "none"
         else _mask_head(mask_adapter, sam_encoder.channels, language_model, mask_decoder_depth, mask_decoder_heads),
     )
-    if query_start == "grid":
+    if query_start == "grid" and extractor == "prompt":
         model.place_query_tokens()
     return model
 

@@ -1,7 +1,7 @@
 """PixelLLM: (image, prompt, text) -> words, each with its location. Composes the components; Figure 2 of the paper."""
 
 import math
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from pixel_llm.core.language_model import LanguageModel, Prefix
 from pixel_llm.core.location_head import LocationHead
 from pixel_llm.core.mask_head import MaskHead
 from pixel_llm.core.prompt_encoder import PromptEncoder
-from pixel_llm.core.prompt_feature_extractor import PromptFeatureExtractor
+from pixel_llm.core.prompt_feature_extractor import Extractor, PromptFeatureExtractor
 from pixel_llm.structures import Generation, ImageFeatures, Localization, Prompts, TokenOutputs
 
 LocationStep = Literal["predicting", "input"]
@@ -39,7 +39,7 @@ class PixelLLM(nn.Module):
         sam_encoder: ImageEncoder,
         tuned_encoder: ImageEncoder,
         prompt_encoder: PromptEncoder,
-        prompt_feature_extractor: PromptFeatureExtractor,
+        prompt_feature_extractor: Extractor,
         language_model: LanguageModel,
         location_head: LocationHead,
         location_step: LocationStep = "predicting",
@@ -62,13 +62,14 @@ class PixelLLM(nn.Module):
 
         To be called again when the prompt encoder, and with it the position code, has been replaced.
         """
-        self.prompt_feature_extractor.place_query_tokens(self.prompt_encoder.dense_pe(self.query_grid))
+        extractor = cast(PromptFeatureExtractor, self.prompt_feature_extractor)
+        extractor.place_query_tokens(self.prompt_encoder.dense_pe(self.query_grid))
         self.query_tokens_placed = True
 
     @property
     def query_grid(self) -> tuple[int, int]:
         """Rows and columns of the grid, as square as the number of query tokens allows."""
-        number = len(self.prompt_feature_extractor.query_tokens)
+        number = len(cast(PromptFeatureExtractor, self.prompt_feature_extractor).query_tokens)
         rows = next(r for r in range(math.isqrt(number), 0, -1) if number % r == 0)
         return rows, number // rows
 
@@ -80,12 +81,7 @@ class PixelLLM(nn.Module):
 
     def extract(self, features: ImageFeatures, prompts: Prompts) -> Tensor:
         """Prompt features float[P, Q, D]: what each prompt asks about, drawn out of its image."""
-        boxes = boxes_01_to_canvas_px(prompts.boxes, features.sizes[prompts.image_index])
-        sparse = self.prompt_encoder.embed_boxes(boxes, features.canvas)
-        image_pe = self.prompt_encoder.dense_pe((features.fused.shape[-2], features.fused.shape[-1]))
-        return self.prompt_feature_extractor(
-            features.fused, image_pe, sparse, self.prompt_encoder.no_mask, prompts.image_index
-        )
+        return self.prompt_feature_extractor.extract(features, prompts, self.prompt_encoder)
 
     def forward(self, features: ImageFeatures, prompts: Prompts, tokens: Tensor) -> TokenOutputs:
         """Teacher forcing on tokens int[P, T]."""
@@ -129,6 +125,8 @@ class PixelLLM(nn.Module):
 
     def _read_prompts(self, features: ImageFeatures, prompts: Prompts) -> Prefix:
         """The language model's prefix; a region that several prompts ask about is drawn from its image once."""
+        if prompts.points is not None:
+            return self.language_model.encode_prefix(self.extract(features, prompts), prompts.context)
         regions = torch.cat([prompts.image_index[:, None].to(prompts.boxes), prompts.boxes], dim=1)
         regions, rows = regions.unique(dim=0, return_inverse=True)
         visual = self.extract(features, Prompts(regions[:, 0].long(), regions[:, 1:]))

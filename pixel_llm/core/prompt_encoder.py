@@ -9,6 +9,10 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pixel_llm.coordinates import boxes_01_to_canvas_px, points_01_to_canvas_px
+from pixel_llm.structures import ImageFeatures, Prompts
 
 BACKGROUND, FOREGROUND, TOP_LEFT, BOTTOM_RIGHT = range(4)
 
@@ -32,6 +36,16 @@ class PromptEncoder(nn.Module):
     def no_mask(self) -> Tensor:
         """float[1, E], the dense prompt: what is added to every image cell where no mask is given."""
         return self.no_mask_embed.weight
+
+    def embed(self, prompts: Prompts, features: ImageFeatures) -> Tensor:
+        """Tokens float[P, K, E] of prompts by boxes, or by clicks, which SAM ends with one that is none."""
+        sizes = features.sizes[prompts.image_index]
+        if prompts.points is None:
+            return self.embed_boxes(boxes_01_to_canvas_px(prompts.boxes, sizes), features.canvas)
+        assert prompts.point_labels is not None
+        points = F.pad(points_01_to_canvas_px(prompts.points, sizes), (0, 0, 0, 1))
+        labels = F.pad(prompts.point_labels, (0, 1), value=-1)
+        return self.embed_points(points, labels, features.canvas)
 
     def embed_boxes(self, boxes: Tensor, canvas: tuple[int, int]) -> Tensor:
         """float[P, 4], x0 y0 x1 y1 in pixels of the canvas of (height, width) -> float[P, 2 + padding, E]."""

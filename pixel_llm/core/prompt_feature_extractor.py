@@ -1,19 +1,31 @@
 """The prompt feature extractor: query tokens draw from the image what a prompt asks about (Section 3.1).
 
 A two-way transformer over [query tokens ; prompt tokens] and the image; the outputs of the query tokens are
-the visual prefix of the language model.
+the visual prefix of the language model. `Extractor` is what any module in its place promises.
 """
+
+from abc import abstractmethod
 
 import torch
 from torch import Tensor, nn
 
 from pixel_llm.core.layers import start_lecun_normal
+from pixel_llm.core.prompt_encoder import PromptEncoder
 from pixel_llm.core.two_way_transformer import TwoWayTransformer
+from pixel_llm.structures import ImageFeatures, Prompts
 
 _LOCALITY = 2.0  # how sharply query tokens that start on a grid attend to the cells around them
 
 
-class PromptFeatureExtractor(nn.Module):
+class Extractor(nn.Module):
+    """Base class of what turns prompts into the visual prefix of the language model."""
+
+    @abstractmethod
+    def extract(self, features: ImageFeatures, prompts: Prompts, prompt_encoder: PromptEncoder) -> Tensor:
+        """float[P, Q, output_width], what each prompt asks about, drawn out of its image."""
+
+
+class PromptFeatureExtractor(Extractor):
     """(image, prompt) -> float[P, query_tokens, output_width].
 
     image_channels: channels of the fused feature map.
@@ -67,6 +79,11 @@ class PromptFeatureExtractor(nn.Module):
         self.query_tokens.copy_(self.position_projection(codes))
         for layer in self.transformer.reading_attentions():
             layer.k_proj.weight.copy_(_LOCALITY * layer.q_proj.weight)
+
+    def extract(self, features: ImageFeatures, prompts: Prompts, prompt_encoder: PromptEncoder) -> Tensor:
+        sparse = prompt_encoder.embed(prompts, features)
+        image_pe = prompt_encoder.dense_pe((features.fused.shape[-2], features.fused.shape[-1]))
+        return self(features.fused, image_pe, sparse, prompt_encoder.no_mask, prompts.image_index)
 
     def forward(
         self, image: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor, image_index: Tensor

@@ -5,6 +5,7 @@ import torch
 from segment_anything.modeling import PromptEncoder as TheirPromptEncoder
 
 from pixel_llm.core.prompt_encoder import PromptEncoder
+from pixel_llm.structures import ImageFeatures, Prompts
 
 CANVAS, GRID = (96, 120), (6, 7)
 
@@ -61,3 +62,14 @@ def test_phases_keep_their_precision_under_autocast(encoders):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = ours.embed_boxes(boxes, CANVAS)
     torch.testing.assert_close(got, wanted)
+
+
+def test_prompts_by_clicks_end_with_a_point_that_is_none():
+    encoder = PromptEncoder(width=16)
+    features = ImageFeatures(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), torch.tensor([[32, 64]]), (64, 64))
+    points = torch.tensor([[[0.5, 0.25], [0.1, 1.0]]])
+    labels = torch.tensor([[1, 0]])
+    prompts = Prompts(torch.tensor([0]), torch.zeros(1, 4), points=points, point_labels=labels)
+    pixels = torch.tensor([[[32.0, 8.0], [6.4, 32.0], [0.0, 0.0]]])
+    wanted = encoder.embed_points(pixels, torch.tensor([[1, 0, -1]]), (64, 64))
+    torch.testing.assert_close(encoder.embed(prompts, features), wanted)
