@@ -53,6 +53,17 @@ def masked_mean(values: Tensor, counted: Tensor) -> Tensor:
     return torch.where(counted, values, 0.0).sum() / mean_count(counted)
 
 
+def caption_loss(logits: Tensor, tokens: Tensor, pad_id: int, eos_id: int, smoothing: float) -> Tensor:
+    """Mean cross entropy of captions' words with label smoothing.
+
+    logits: float[P, T, V], row t predicting token t + 1.  tokens: int[P, T], <bos> w1 .. wn </s> and padding.
+    """
+    words = tokens[:, 1:]
+    return masked_mean(
+        smoothed_cross_entropy(logits[:, :-1], words, smoothing), supervised_tokens(words, pad_id, eos_id)
+    )
+
+
 def location_distance(predicted: Tensor, truth: Tensor, canvas_scale: Tensor) -> Tensor:
     """Mean L1 over the points' coordinates in pixels of the canvas: float[P, T].
 

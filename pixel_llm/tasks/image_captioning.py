@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from pixel_llm.core.pixel_llm import PixelLLM
-from pixel_llm.losses import masked_mean, smoothed_cross_entropy, supervised_tokens
+from pixel_llm.losses import caption_loss
 from pixel_llm.structures import Batch
 from pixel_llm.tasks.captioning import Captioning
 from pixel_llm.tasks.optimizer import AdamWSchedule
@@ -33,10 +33,7 @@ class ImageCaptioning(Captioning):
     def loss(self, batch: Batch, stage: str) -> Tensor:
         assert batch.targets is not None
         outputs = self.core(self.encode(batch), batch.prompts, batch.targets.tokens)
-        targets = batch.targets.tokens[:, 1:]
         lm = self.core.language_model
-        counts = supervised_tokens(targets, lm.pad_id, lm.eos_id)
-        loss = smoothed_cross_entropy(outputs.logits[:, :-1], targets, self.label_smoothing)
-        mean = masked_mean(loss, counts)
+        mean = caption_loss(outputs.logits, batch.targets.tokens, lm.pad_id, lm.eos_id, self.label_smoothing)
         self.log_losses({"loss": mean}, stage, len(batch.keys))
         return mean

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from pixel_llm.core.language_model import LanguageModel
-from pixel_llm.losses import masked_mean, smoothed_cross_entropy, supervised_tokens
+from pixel_llm.losses import caption_loss
 from pixel_llm.structures import Batch
 from pixel_llm.tasks.base import Task
 from pixel_llm.tasks.optimizer import AdamWSchedule
@@ -23,9 +23,8 @@ class TextPretraining(Task):
         tokens = batch.targets.tokens
         nothing = torch.zeros(len(tokens), 0, self.core.visual_width, device=tokens.device)
         prefix = self.core.encode_prefix(nothing, batch.prompts.context)
-        hidden = self.core.hidden_states(prefix, tokens[:, :-1])
-        counts = supervised_tokens(tokens[:, 1:], self.core.pad_id, self.core.eos_id)
-        loss = smoothed_cross_entropy(self.core.logits(hidden), tokens[:, 1:], smoothing=0.0)
-        mean = masked_mean(loss, counts)
+        hidden = self.core.hidden_states(prefix, tokens)
+        lm = self.core
+        mean = caption_loss(lm.logits(hidden), tokens, lm.pad_id, lm.eos_id, smoothing=0.0)
         self.log_losses({"loss": mean}, stage, len(batch.keys))
         return mean

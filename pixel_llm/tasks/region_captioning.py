@@ -1,0 +1,74 @@
+"""Location-conditioned captioning: what is in a box, or under some clicks (Section 3.4)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pixel_llm.core.decoding import DecodingRule
+from pixel_llm.core.pixel_llm import PixelLLM
+from pixel_llm.losses import caption_loss
+from pixel_llm.metrics.captions import CaptionMetrics
+from pixel_llm.structures import Batch, ImageFeatures, RegionPrediction
+from pixel_llm.tasks.base import PixelLLMTask
+from pixel_llm.tasks.optimizer import AdamWSchedule
+from pixel_llm.tasks.region_captions import region_predictions, write_captions
+from pixel_llm.weights.start import StartingWeights
+
+
+class RegionCaptioning(PixelLLMTask):
+    """Learns to say what is in each prompt's region; the location head stays as it is.
+
+    label_smoothing: see `pixel_llm.losses`.  max_tokens, beams: of decoding in tests and predictions.
+    captions_at_once: so many regions are decoded together.
+    """
+
+    def __init__(
+        self,
+        core: PixelLLM,
+        optimizer: AdamWSchedule,
+        weights: StartingWeights | None = None,
+        label_smoothing: float = 0.1,
+        max_tokens: int = 40,
+        beams: int = 1,
+        captions_at_once: int = 256,
+    ) -> None:
+        super().__init__(core, optimizer, weights)
+        core.location_head.requires_grad_(False)
+        self.label_smoothing, self.captions_at_once = label_smoothing, captions_at_once
+        self.rule = DecodingRule(max_tokens, beams)
+        self.metrics = CaptionMetrics()
+
+    def loss(self, batch: Batch, stage: str) -> Tensor:
+        assert batch.targets is not None
+        tokens = batch.targets.tokens
+        outputs = self.core(self.encode(batch), batch.prompts, tokens)
+        lm = self.core.language_model
+        loss = caption_loss(outputs.logits, tokens, lm.pad_id, lm.eos_id, self.label_smoothing)
+        self.log_losses({"loss": loss}, stage, len(batch.keys))
+        return loss
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[RegionPrediction]]:
+        answers = self.describe(self.encode(batch), batch)
+        for answer, reference in zip(answers, batch.references, strict=True):
+            if reference is not None and reference.targets:
+                self.metrics.update([reference.key], [answer.caption], [[reference.caption]])
+        return {"predictions": answers}
+
+    def on_test_epoch_end(self) -> None:
+        self.log_dict({f"test/{name}": value for name, value in self.metrics.compute().items()})
+        self.metrics.reset()
+
+    def predict_step(self, batch: Batch, batch_idx: int, *_: Any) -> list[RegionPrediction]:
+        return self.describe(self.encode(batch), batch)
+
+    @torch.no_grad()
+    def describe(self, features: ImageFeatures, batch: Batch) -> list[RegionPrediction]:
+        """One answer for each prompt of the batch."""
+        prompts = batch.prompts
+        captions, scores = write_captions(
+            self.core, features, prompts, self.rule, self.tokenizer, self.captions_at_once
+        )
+        index = prompts.image_index
+        keys = [r.key if r else batch.keys[i] for r, i in zip(batch.references, index.tolist(), strict=True)]
+        return region_predictions(keys, prompts.boxes, captions, scores, index, batch)

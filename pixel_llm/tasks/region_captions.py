@@ -1,0 +1,45 @@
+"""What tasks that caption regions share: writing many captions of few images, and answers in pixels."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pixel_llm.coordinates import box_01_to_original_px
+from pixel_llm.core.decoding import DecodingRule
+from pixel_llm.core.pixel_llm import PixelLLM
+from pixel_llm.structures import Batch, ImageFeatures, Prompts, RegionPrediction
+
+
+@torch.no_grad()
+def write_captions(
+    core: PixelLLM, features: ImageFeatures, prompts: Prompts, rule: DecodingRule, tokenizer: Any, at_once: int
+) -> tuple[list[str], Tensor]:
+    """P captions and their log-probabilities float[P].
+
+    at_once: so many prompts are decoded together, which bounds the memory however many there are.
+    """
+    captions: list[str] = []
+    scores: list[Tensor] = []
+    for rows in torch.arange(len(prompts.boxes), device=prompts.boxes.device).split(at_once):
+        generation = core.generate(features, select(prompts, rows), rule)
+        captions += [tokenizer.decode(tokens)[0] for tokens in generation.tokens.tolist()]
+        scores.append(generation.scores)
+    return captions, torch.cat(scores) if scores else prompts.boxes.new_empty(0)
+
+
+def select(prompts: Prompts, rows: Tensor) -> Prompts:
+    """Some of the prompts, by their indices."""
+    others = (prompts.context, prompts.points, prompts.point_labels)
+    return Prompts(prompts.image_index[rows], prompts.boxes[rows], *(None if t is None else t[rows] for t in others))
+
+
+def region_predictions(
+    keys: list[str], boxes: Tensor, captions: list[str], scores: Tensor, image_index: Tensor, batch: Batch
+) -> list[RegionPrediction]:
+    """boxes: float[P, 4] in [0, 1].  scores: float[P].  image_index: int[P]."""
+    sizes = batch.original_sizes[image_index].tolist()
+    pixels = [box_01_to_original_px(box, size) for box, size in zip(boxes.float().tolist(), sizes, strict=True)]
+    return [
+        RegionPrediction(*answer) for answer in zip(keys, pixels, captions, scores.float().tolist(), strict=True)
+    ]
