@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datamodules.prepare.toy_world import annotations, refer_annotations
+from datamodules.prepare.toy_world import annotations, refer_annotations, region_annotations
 from datamodules.prepare.toy_world.refer import refer
 from datamodules.prepare.toy_world.refer_several import refer_to_any_number
 from datamodules.prepare.toy_world.render import render, to_jpeg, visible_shares
@@ -16,7 +16,7 @@ from datamodules.prepare.toy_world.scene import SPLITS, make_scene
 from datamodules.prepare.workers import in_order_of_completion
 from datamodules.shard_index import write_atomically
 
-VERSION = 4  # of the generator: figures are comparable between commits that agree on it
+VERSION = 5  # of the generator: figures are comparable between commits that agree on it
 GROUP_SPLITS = ("val", "test")  # of expressions that mean any number of objects
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
@@ -33,6 +33,8 @@ class _Described:
     refs: list[dict[str, Any]]
     grefs: list[dict[str, Any]]
     mdetr: tuple[list[dict[str, Any]], list[dict[str, Any]]]
+    regions: dict[str, Any]
+    image_data: dict[str, Any]
 
 
 def write_toy_world(out: Path, sizes: dict[str, int], seed: int, workers: int, progress: Progress) -> None:
@@ -71,6 +73,8 @@ def _write_split(out: Path, split: str, size: int, seed: int, workers: int, prog
             [entry for one in by_id for entry in one.mdetr[0]], [entry for one in by_id for entry in one.mdetr[1]]
         ),
         f"refs_{split}.json": [ref for one in by_id for ref in one.refs],
+        f"toy_{split}_region_descriptions.json": [one.regions for one in by_id],
+        f"toy_{split}_image_data.json": [one.image_data for one in by_id],
     }
     if split in GROUP_SPLITS:
         files[f"grefs_{split}.json"] = [ref for one in by_id for ref in one.grefs]
@@ -96,6 +100,8 @@ def _write_image(images: Path, split: str, seed: int, image_id: int) -> _Describ
         refer_annotations.refs(image, instances, expressions, split),
         refer_annotations.grefs(image, instances, groups, split),
         refer_annotations.mdetr(image, instances, expressions, split),
+        region_annotations.region_descriptions(scene, instances, visible, image_id),
+        region_annotations.image_data(scene, image_id, split),
     )
 
 
