@@ -1,10 +1,12 @@
 """Referring expressions: what each sentence about an image names, as a box and a mask."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from datamodules.base import MakeQuestions, Record, ShardDataModule
 from datamodules.formats.masks import union
@@ -38,12 +40,10 @@ class ReferringQuestions:
 
     def __call__(self, record: Record, view: View, rng: np.random.Generator) -> list[Question]:
         content = json.loads(record["json"])
-        size = (content["height"], content["width"])
-        boxes = [box_original_px_to_01(found["bbox"], size) for found in content["objects"]]
-        shown = view.boxes(np.array(boxes, float).reshape(-1, 4))
+        shown = boxes_in_view([found["bbox"] for found in content["objects"]], content, view)
         asked = content["expressions"]
         if self.training:
-            visible = np.all(shown[:, 2:] > shown[:, :2], axis=1)
+            visible = is_shown(shown)
             asked = [e for e in asked if len(e["targets"]) == 1 and visible[e["targets"][0]]]
             asked = [asked[i] for i in rng.permutation(len(asked))]
         asked = asked[: self.expressions]
@@ -78,6 +78,20 @@ class ReferringQuestions:
     def _nothing(self, content: dict[str, Any], record: Record, view: View) -> Question:
         reference = Reference(f"{content['dataset_id']}/{record['__key__']}/", "", split=content["dataset_id"])
         return Question(reference, query_tokens(self.tokenizer, "", self.max_tokens), np.full((2, 4), np.nan))
+
+
+def boxes_in_view(boxes: Sequence[Sequence[float]], content: Mapping[str, Any], view: View) -> NDArray[np.float64]:
+    """Boxes x0 y0 x1 y1 in pixels of the image -> float[N, 4] in [0, 1] of the view.
+
+    content: the sample's `json` field, which says the size of the image.
+    """
+    size = (content["height"], content["width"])
+    return view.boxes(np.array([box_original_px_to_01(box, size) for box in boxes], float).reshape(-1, 4))
+
+
+def is_shown(boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """float[N, 4] in a view -> bool[N]: the box has an area there."""
+    return np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
 
 
 def query_tokens(tokenizer: Tokenizer, text: str, max_tokens: int) -> list[int]:

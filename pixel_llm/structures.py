@@ -79,6 +79,7 @@ class Reference:
     targets: x0 y0 x1 y1 in [0, 1] of the objects that an expression refers to: one, several, or none; of a region
         its own box.
     mask: COCO run-length encoding of their union at the size of the original image, where the data have one.
+    image: names the image, unique in the data set, where something is said of the image as a whole.
     """
 
     key: str
@@ -92,6 +93,7 @@ class Reference:
     kind: str = ""
     targets: list[tuple[float, float, float, float]] = field(default_factory=list)
     mask: dict[str, Any] | None = None
+    image: str = ""
 
 
 @dataclass

@@ -5,15 +5,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from datamodules.localized_narratives import LocalizedNarrativesDataModule
 from datamodules.prepare import coco_instances, localized_narratives
+from datamodules.prepare.corpus import Corpus, Description, ImageWork
 from datamodules.prepare.referring import split_corpus
 from datamodules.prepare.referring_corpora import read_referring
+from datamodules.prepare.report import Report
 from datamodules.prepare.shards import write_shards
 from datamodules.prepare.toy_world.write import write_toy_world
 from datamodules.records import read_captions, read_field
 from datamodules.referring import ReferringDataModule
+from datamodules.regions import RegionsDataModule
 from datamodules.shard_index import open_shards
 from datamodules.tokenizer import train_tokenizer
 from pixel_llm.core.build import pixel_llm
@@ -132,6 +136,39 @@ def toy_referring(shards: Path, **changes: object) -> ReferringDataModule:
         "num_workers": 0,
     }
     return ReferringDataModule(**(settings | changes))
+
+
+def toy_regions(shards: Path, **changes: object) -> RegionsDataModule:
+    """The toy world's referring expressions as sentences of regions."""
+    settings: dict = {
+        "train_shards": [str(shards / "toy_unc_train")],
+        "val_shards": [str(shards / "toy_unc_val")],
+        "test_shards": [str(shards / "toy_unc_test")],
+        "tokenizer": str(shards / "tokenizer"),
+        "regions_per_image": 4,
+        "max_tokens": 24,
+        "image_size": 64,
+        "batch_size": 4,
+        "num_workers": 0,
+    }
+    return RegionsDataModule(**(settings | changes))
+
+
+def write_regions(
+    out: Path, images: dict[str, list[dict[str, Any]]], dataset_id: str = "tiny_val", width: int = 60, height: int = 40
+) -> Path:
+    """A folder of shards of kind `regions`: a grey picture for each image id, with its regions {id, bbox, phrase}."""
+    pictures = out.with_name(out.name + "_pictures")
+    pictures.mkdir(parents=True)
+    for image_id in images:
+        Image.new("RGB", (width, height), (90, 90, 90)).save(pictures / f"{image_id}.jpg")
+    work = [ImageWork(dataset_id, image_id, regions) for image_id, regions in images.items()]
+    write_shards(Corpus("regions", [], work, _describe_regions, Report()), pictures, out)
+    return out
+
+
+def _describe_regions(work: ImageWork, report: Report) -> Description:
+    return Description({"regions": work.records}, [f"{work.image_id}.jpg"], len(work.records))
 
 
 def random_trace(rng: np.random.Generator, points: int) -> np.ndarray:
