@@ -27,6 +27,12 @@ def boxes_01_to_canvas_px(boxes: Tensor, sizes: Tensor) -> Tensor:
     return points_01_to_canvas_px(boxes.unflatten(-1, (2, 2)), sizes).flatten(-2)
 
 
+def boxes_canvas_px_to_01(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """float[P, 4] x0 y0 x1 y1 in pixels of the canvas -> [0, 1] of the real part, clipped to it; sizes as above."""
+    scale = sizes.flip(-1).to(boxes.dtype)
+    return (boxes.unflatten(-1, (2, 2)) / scale[:, None]).clamp(0, 1).flatten(-2)
+
+
 def box_01_to_original_px(box: Sequence[float], original_size: Sequence[int]) -> Box:
     """x0 y0 x1 y1 in [0, 1] -> pixels of the original image of (height, width)."""
     height, width = (float(v) for v in original_size)

@@ -174,6 +174,52 @@ class Regions:
 
 
 @dataclass
+class DetectorOutputs:
+    """What a detector reads off images, before any box is chosen.
+
+    pyramid: L maps float[B, D, h, w], from fine to coarse.  The N cells below are those of all levels, level by
+        level and row by row.
+    heat_map: float[B, N], logits of a cell being the centre of an object.
+    distances: float[B, N, 4], from the middle of the cell to the left, top, right and bottom of the object, in
+        strides of the level; not negative.
+    centers: float[N, 2], xy of the middles of the cells in pixels of the canvas.
+    levels: int[N], the level of each cell.
+    strides: float[L, 2], width and height of a level's cells in pixels of the canvas.
+    level_ranges: float[L, 2], smallest and largest half diagonal, in pixels of the canvas, of a level's objects.
+    sizes: int[B, 2], height and width of the real part of the canvas.  canvas: (height, width) of the padded images.
+    """
+
+    pyramid: list[Tensor]
+    heat_map: Tensor
+    distances: Tensor
+    centers: Tensor
+    levels: Tensor
+    strides: Tensor
+    level_ranges: Tensor
+    sizes: Tensor
+    canvas: tuple[int, int]
+
+
+@dataclass
+class RoISamples:
+    """Boxes to learn from: proposals and true ones, those that meet a true box first within each image.
+
+    image_index: int[S], the image of each box, non-decreasing.  boxes: float[S, 4], x0 y0 x1 y1 in [0, 1].
+    matched: int[S], the row of the true box that it meets, -1 for none.
+    class_logits: float[S, 2], background and object; None without the second stage, as the next two.
+    deltas: float[S, 4], the predicted correction of the box.
+    target_deltas: float[S, 4], the right one, 0 without a match.
+    """
+
+    image_index: Tensor
+    boxes: Tensor
+    matched: Tensor
+    class_logits: Tensor | None = None
+    deltas: Tensor | None = None
+    target_deltas: Tensor | None = None
+
+
+@dataclass
 class TokenOutputs:
     """What the model says with the true caption as its input (teacher forcing).
 
