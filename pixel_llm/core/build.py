@@ -1,5 +1,6 @@
 """The one table of sizes: components by their published names, and the composition of a whole PixelLLM."""
 
+from collections.abc import Callable
 from typing import Literal
 
 from pixel_llm.core.eva02 import EVA02
@@ -11,6 +12,7 @@ from pixel_llm.core.mask_head import MaskHead
 from pixel_llm.core.pixel_llm import BoxStep, LocationStep, PixelLLM
 from pixel_llm.core.prompt_encoder import PromptEncoder
 from pixel_llm.core.prompt_feature_extractor import Extractor, PromptFeatureExtractor
+from pixel_llm.core.proposal_head import ProposalHead
 from pixel_llm.core.roi_align_extractor import RoIAlignExtractor
 from pixel_llm.core.sam import sam_mask_decoder
 from pixel_llm.core.sam_image_encoder import SamImageEncoder
@@ -98,6 +100,7 @@ def pixel_llm(
     mask_adapter: Literal["none", "embedding", "gated"] = "none",
     mask_decoder_depth: int = 2,
     mask_decoder_heads: int = 8,
+    proposal_head: Callable[[int], ProposalHead] | None = None,
 ) -> PixelLLM:
     """Compose a PixelLLM; every width that follows from another is worked out here. SAM's encoders are frozen.
 
@@ -107,6 +110,7 @@ def pixel_llm(
     prompt_padding_tokens: see `PromptEncoder`.  location_*, box_step: see `LocationHead` and `PixelLLM`.
     mask_adapter: "none" makes a model without masks; "embedding" is the paper's, "gated" the published code's adapter.
     mask_decoder_*: sizes of SAM's mask decoder.
+    proposal_head: makes one for the channels of the fused features; None makes a model that is only asked.
     """
     prompt_encoder = PromptEncoder(width=sam_encoder.channels, padding_tokens=prompt_padding_tokens)
     image_channels = tuned_encoder.channels + sam_encoder.channels
@@ -144,6 +148,7 @@ def pixel_llm(
         mask_head=None
         if mask_adapter == "none"
         else _mask_head(mask_adapter, sam_encoder.channels, language_model, mask_decoder_depth, mask_decoder_heads),
+        proposal_head=None if proposal_head is None else proposal_head(image_channels),
     )
     if query_start == "grid" and extractor == "prompt":
         model.place_query_tokens()

@@ -15,6 +15,7 @@ from pixel_llm.core.location_head import LocationHead
 from pixel_llm.core.mask_head import MaskHead
 from pixel_llm.core.prompt_encoder import PromptEncoder
 from pixel_llm.core.prompt_feature_extractor import Extractor, PromptFeatureExtractor
+from pixel_llm.core.proposal_head import ProposalHead
 from pixel_llm.structures import Generation, ImageFeatures, Localization, Prompts, TokenOutputs
 
 LocationStep = Literal["predicting", "input"]
@@ -31,6 +32,7 @@ class PixelLLM(nn.Module):
     box_step: the state that the box of a query is read from. "eos": the one that has read </s> (the paper, Eq. 5);
         "last_word": the one that has read the query's last word and predicts </s> (the published code).
     mask_head: makes masks of located queries; None in a model that does not segment.
+    proposal_head: finds objects; None in a model that is only asked.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class PixelLLM(nn.Module):
         location_step: LocationStep = "predicting",
         box_step: BoxStep = "eos",
         mask_head: MaskHead | None = None,
+        proposal_head: ProposalHead | None = None,
     ) -> None:
         super().__init__()
         self.sam_encoder = sam_encoder
@@ -55,6 +58,7 @@ class PixelLLM(nn.Module):
         self.location_head = location_head
         self.location_step, self.box_step = location_step, box_step
         self.mask_head = mask_head
+        self.proposal_head = proposal_head
         self.query_tokens_placed = False
 
     def place_query_tokens(self) -> None:
