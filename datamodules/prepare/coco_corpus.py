@@ -8,9 +8,8 @@ from typing import Any, TypeVar
 from datamodules.formats.coco import CocoImage, annotation_place, load_coco
 from datamodules.formats.image_paths import candidate_image_paths
 from datamodules.formats.records import RecordError
-from datamodules.prepare.corpus import Corpus, Describe, ImageWork, check_keys
+from datamodules.prepare.corpus import Corpus, Describe, ImageWork, check_file_names, check_keys
 from datamodules.prepare.report import Report
-from datamodules.shard_index import ShardError
 
 Parsed = TypeVar("Parsed")
 
@@ -36,7 +35,7 @@ def open_coco_corpus(kind: str, files: list[Path], describe: Describe) -> Corpus
     """
     report = Report()
     images: list[ImageWork] = []
-    _check_names(files)
+    check_file_names(files)
     for path in files:
         coco = load_coco(path)
         for bad in coco.bad_entries:
@@ -53,13 +52,6 @@ def open_coco_corpus(kind: str, files: list[Path], describe: Describe) -> Corpus
             images.append(ImageWork(path.stem, image_id, records))
     check_keys(images)
     return Corpus(kind, files, images, describe, report)
-
-
-def _check_names(files: list[Path]) -> None:
-    first: dict[str, Path] = {}
-    for path in files:
-        if first.setdefault(path.stem, path) != path:
-            raise ShardError(f"{first[path.stem]} and {path} have the same name: their images would have the same keys")
 
 
 def parse_all(records: CocoRecords, parse: Callable[[dict[str, Any]], Parsed], report: Report) -> list[Parsed]:

@@ -113,6 +113,14 @@ def check_keys(images: Sequence[ImageWork]) -> None:
             raise ShardError(f"images {' '.join(first)!r} and {' '.join(names)!r} have the same key {image.key!r}")
 
 
+def check_file_names(files: Sequence[Path]) -> None:
+    """Raises ShardError where two files have one stem, for converters that name images by it."""
+    first: dict[str, Path] = {}
+    for path in files:
+        if first.setdefault(path.stem, path) != path:
+            raise ShardError(f"{first[path.stem]} and {path} have the same name: their images would have the same keys")
+
+
 def compact_json(content: Any) -> bytes:
     """JSON as a shard holds it: UTF-8, no blanks, keys sorted."""
     return json.dumps(content, ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False).encode()

@@ -1,0 +1,82 @@
+"""LLaVA's conversations as shards: one sample for each image, and what became of the rest."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from datamodules.prepare.llava import open_corpus
+from datamodules.prepare.report import Report
+from datamodules.prepare.shards import write_shards
+from datamodules.records import read_field
+from datamodules.shard_index import ShardError, open_shards
+
+
+def entry(image: str | None, *said: str) -> dict[str, Any]:
+    turns = [{"from": ("human", "gpt")[number % 2], "value": value} for number, value in enumerate(said)]
+    return {"id": "1", "conversations": turns} | ({} if image is None else {"image": image})
+
+
+def convert(folder: Path, *entries: dict[str, Any]) -> tuple[Report, list[dict[str, Any]]]:
+    """The report of a conversion and the samples' contents; the pictures `coco/a.jpg` and `coco/b.jpg` exist."""
+    (folder / "images/coco").mkdir(parents=True)
+    for name in "ab":
+        Image.new("RGB", (12, 8)).save(folder / f"images/coco/{name}.jpg")
+    (folder / "mix.json").write_text(json.dumps(entries))
+    report = write_shards(open_corpus([folder / "mix.json"]), folder / "images", folder / "out")
+    return report, [json.loads(data) for data in read_field(open_shards(folder / "out", ["llava"]), "json")]
+
+
+def test_all_that_is_said_of_an_image_is_one_sample(tmp_path: Path) -> None:
+    report, contents = convert(
+        tmp_path,
+        entry("coco/a.jpg", "<image>\nIs it?", "Yes.", "Why?", "It is so."),
+        entry("coco/b.jpg", "What?", "That."),
+        entry("coco/a.jpg", "Who?", "They."),
+    )
+    assert [(one["dataset_id"], one["image_id"], one["width"], one["height"]) for one in contents] == [
+        ("mix", "coco/a.jpg", 12, 8),
+        ("mix", "coco/b.jpg", 12, 8),
+    ]
+    assert contents[0]["turns"] == [
+        {"question": "Is it?", "answer": "Yes."},
+        {"question": "Why?", "answer": "It is so."},
+        {"question": "Who?", "answer": "They."},
+    ]
+    assert (report.counts["records read"], report.counts["records written"]) == (3, 3)
+    assert report.skipped == {}
+
+
+def test_what_cannot_be_used_is_counted(tmp_path: Path) -> None:
+    report, contents = convert(
+        tmp_path,
+        entry(None, "How are you?", "Well."),
+        entry("coco/a.jpg", "Is it?", "Yes.", "Why?"),
+        entry("coco/a.jpg", "Is it?", "Yes.", "Why?", " \n"),
+        entry("coco/b.jpg", "What?", ""),
+        entry("coco/none.jpg", "Where?", "There."),
+    )
+    assert [one["turns"] for one in contents] == [[{"question": "Is it?", "answer": "Yes."}]]
+    assert (report.counts["records read"], report.counts["records written"]) == (5, 1)
+    reasons = {kind: {reason: n.count for reason, n in found.items()} for kind, found in report.skipped.items()}
+    assert reasons == {
+        "records": {
+            "a conversation without an image": 1,
+            "questions and answers that do not alternate": 1,
+            "no answer": 1,
+            "image not found": 1,
+        },
+        "turns": {"empty answer": 2},
+        "images": {"no usable record": 1, "image not found": 1},
+    }
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    files = [tmp_path / "a/mix.json", tmp_path / "b/mix.json"]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text("[]")
+    with pytest.raises(ShardError, match="have the same name"):
+        open_corpus(files)
