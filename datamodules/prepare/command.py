@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from datamodules.formats.records import FormatError
 from datamodules.formats.referring import ReferringSplit
-from datamodules.prepare import coco_captions, coco_instances, localized_narratives
+from datamodules.prepare import coco_captions, coco_instances, llava, localized_narratives
 from datamodules.prepare.corpus import Corpus, annotation_files, annotation_paths
 from datamodules.prepare.referring import split_corpus
 from datamodules.prepare.referring_checks import (
@@ -61,6 +61,7 @@ def add_prepare_commands(subparsers: Any) -> None:
         coco_instances.open_corpus,
         "COCO instances json: boxes and masks of each image's objects",
     )
+    _add_converter(subparsers, "llava", llava.open_corpus, "conversations about images, of LLaVA or ShareGPT4V")
     _add_referring(subparsers, "refcoco", "refs and instances of RefCOCO, RefCOCO+, RefCOCOg or gRefCOCO, by folder")
     _add_referring(subparsers, "referring", "referring expressions of any form, recognised by its content")
     _add_index(subparsers)
