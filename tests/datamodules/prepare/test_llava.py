@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from datamodules.prepare.command import main
 from datamodules.prepare.llava import open_corpus
 from datamodules.prepare.report import Report
 from datamodules.prepare.shards import write_shards
@@ -71,6 +72,15 @@ def test_what_cannot_be_used_is_counted(tmp_path: Path) -> None:
         "turns": {"empty answer": 2},
         "images": {"no usable record": 1, "image not found": 1},
     }
+
+
+def test_the_command_converts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    convert(tmp_path, entry("coco/a.jpg", "Is it?", "Yes."))
+    out = tmp_path / "again"
+    sources = ["--annotations", f"{tmp_path}/*.json", "--images", f"{tmp_path}/images"]
+    assert main(["llava", *sources, "--out", str(out), "--workers", "1"]) == 0
+    assert "images written: 1\n" in capsys.readouterr().out
+    assert (out / "shard-00000.tar").read_bytes() == (tmp_path / "out/shard-00000.tar").read_bytes()
 
 
 def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
