@@ -25,7 +25,7 @@ class StartingWeights:
     language_model: a folder or hub name of a T5 in the transformers format, or a checkpoint of text pretraining.
     visual: both encoders, prompt encoder and extractor, so all before the language model, from a checkpoint of an
         earlier stage, whose language model may be another one.
-    core: the whole model from a checkpoint of an earlier stage, which may have been one without masks; the parts
+    core: the whole model from a checkpoint of an earlier stage, which may have lacked mask or proposal head; the parts
         above are then loaded over it.
     larger_vocabulary: a T5 may have a larger vocabulary than its `language_model` starts from; the words behind
         the known ones stay at random.
@@ -51,7 +51,7 @@ class StartingWeights:
             if path and not Path(path).is_file():
                 raise FileNotFoundError(f"{path}: no such file; it is the starting weights' {name!r}")
         if self.core:
-            load_parts(self.core, {"core.": model}, absent=["mask_head."])
+            load_parts(self.core, {"core.": model}, absent=["mask_head.", "proposal_head."])
         if self.visual:
             load_parts(self.visual, {f"core.{part}.": model.get_submodule(part) for part in _VISUAL})
         if self.sam:
