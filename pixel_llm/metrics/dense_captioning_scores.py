@@ -10,14 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pixel_llm.metrics.region_overlap import MERGE_IOU, TIE, Floats, Indices, box_ious, merge_groups
+
 IOU_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 METEOR_THRESHOLDS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25)
 RECALL_POINTS = 100  # 0, 0.01 .. 0.99: the loop of the first program stops before 1
-MERGE_IOU = 0.7
-_TIE = 1e-9  # coordinates that went through [0, 1] and back are a few units of their last place off
 
-Floats = NDArray[np.float64]
-Indices = NDArray[np.int64]
 Meteor = Callable[[Sequence[str], Sequence[Sequence[str]]], Floats]  # captions, references of each -> [0, 1]
 
 
@@ -83,6 +81,16 @@ class DenseScores:
     def detection_mean_average_precision(self) -> float:
         return float(self.detection_average_precisions.mean())
 
+    def by_threshold(self) -> dict[str, float]:
+        """The average precision at each threshold of IoU, and at each pair of one of IoU and one of METEOR."""
+        detection = zip(IOU_THRESHOLDS, self.detection_average_precisions.tolist(), strict=True)
+        found = {f"detection_ap_iou{iou}": value for iou, value in detection}
+        if self.average_precisions is not None:
+            for iou, row in zip(IOU_THRESHOLDS, self.average_precisions.tolist(), strict=True):
+                pairs = zip(METEOR_THRESHOLDS, row, strict=True)
+                found |= {f"ap_iou{iou}_meteor{meteor:.2f}": value for meteor, value in pairs}
+        return found
+
 
 class References(NamedTuple):
     """True regions as they are matched. boxes: float64[R, 4].  captions: for each region one or more."""
@@ -122,7 +130,7 @@ def dense_captioning_scores(
     order = np.argsort(-np.concatenate([np.zeros(0), *(found.scores for found in detections)]), kind="stable")
     iou = np.concatenate([np.zeros(0), *(np.where(own.first, own.iou, -1.0) for own in matches)])
     positives = sum(len(own.boxes) for own in references)
-    located = [iou[order] >= threshold - _TIE for threshold in IOU_THRESHOLDS]
+    located = [iou[order] >= threshold - TIE for threshold in IOU_THRESHOLDS]
     detection = np.array([average_precision(hits, positives) for hits in located])
     if meteor is None:
         return DenseScores(None, detection)
@@ -136,28 +144,10 @@ def reference_regions(truth: TrueRegions, merge: bool = True) -> References:
     if not merge:
         return References(truth.boxes, [[caption] for caption in truth.captions])
     groups = merge_groups(truth.boxes)
-    boxes = np.array([truth.boxes[group].mean(axis=0) for group in groups]).reshape(-1, 4)
-    return References(boxes, [[truth.captions[i] for i in group] for group in groups])
-
-
-def merge_groups(boxes: Floats) -> list[Indices]:
-    """float64[G, 4] to indices of boxes that are one: the box with the most others at an IoU of 0.7 or more and
-    these, the first of equals; then the same among the rest. Largest groups come first, indices ascend.
-
-    Overlap is not passed on: where A overlaps B and B overlaps C, B unites them, A alone would not.
-    """
-    near = box_ious(boxes, boxes) >= MERGE_IOU - _TIE
-    np.fill_diagonal(near, True)  # also a box without an area is near itself
-    groups: list[Indices] = []
-    left = np.ones(len(boxes), dtype=bool)
-    while left.any():
-        counts = near[:, left].sum(axis=1) * left
-        hub = counts.argmax()
-        if counts[hub] == 1:
-            return groups + [np.array([i]) for i in np.flatnonzero(left)]
-        groups.append(np.flatnonzero(near[hub] & left))
-        left[groups[-1]] = False
-    return groups
+    sizes = np.array([len(group) for group in groups], dtype=np.int64)
+    members = truth.boxes[np.concatenate([np.zeros(0, np.int64), *groups])]
+    sums = np.add.reduceat(members, np.cumsum(sizes) - sizes) if groups else members
+    return References(sums / sizes[:, None], [[truth.captions[i] for i in group] for group in groups])
 
 
 def match(detections: DetectedRegions, boxes: Floats, lua_compat: bool = False) -> Matches:
@@ -175,16 +165,6 @@ def match(detections: DetectedRegions, boxes: Floats, lua_compat: bool = False) 
     first = np.zeros(len(iou), dtype=bool)
     first[order[np.unique(target[order], return_index=True)[1]]] = True
     return Matches(target, iou, first)
-
-
-def box_ious(a: Floats, b: Floats) -> Floats:
-    """float64[N, 4] and float64[M, 4] to float64[N, M]: plain IoU without +1 pixel; 0 where a box has no area or a
-    coordinate is not finite."""
-    area, other = ((box[:, 2:] - box[:, :2]).clip(min=0).prod(axis=1) for box in (a, b))
-    sides = np.minimum(a[:, None, 2:], b[:, 2:]) - np.maximum(a[:, None, :2], b[:, :2])
-    both = sides[..., 0].clip(min=0) * sides[..., 1].clip(min=0)
-    union = area[:, None] + other - both
-    return np.where((both > 0) & np.isfinite(union), both / np.where(both > 0, union, 1.0), 0.0)
 
 
 def average_precision(hits: NDArray[np.bool_], positives: int) -> float:
@@ -206,7 +186,7 @@ def _meteors(
     asked: list[tuple[int, int]] = []
     captions, wanted = [], []
     for image, (found, truth, own) in enumerate(zip(detections, references, matches, strict=True)):
-        for i in np.flatnonzero(own.first & (own.iou >= min(IOU_THRESHOLDS) - _TIE)).tolist():
+        for i in np.flatnonzero(own.first & (own.iou >= min(IOU_THRESHOLDS) - TIE)).tolist():
             if "" in (texts := truth.captions[own.target[i]]):
                 scores[image][i] = 1.0
                 continue

@@ -1,0 +1,87 @@
+"""Dense captioning over a whole data set: precision of boxes with their captions, and of boxes alone."""
+
+import logging
+from collections.abc import Sequence
+
+from torchmetrics import Metric
+
+from pixel_llm.metrics.coco_ap import coco_box_ap
+from pixel_llm.metrics.dense_captioning_scores import (
+    PUBLISHED,
+    DetectedRegions,
+    Protocol,
+    TrueRegions,
+    dense_captioning_scores,
+)
+from pixel_llm.metrics.distributed import gather_rows, on_rank_zero
+from pixel_llm.metrics.jars import JarFailed, JarUnavailable
+from pixel_llm.metrics.meteor import meteor_score, meteor_statistics
+from pixel_llm.metrics.region_overlap import Floats
+
+log = logging.getLogger(__name__)
+
+
+class DenseCaptioningMetrics(Metric):
+    """Collects what was found in every image and scores all of it together.
+
+    `compute` returns the figures of `dense_figures`; it is empty before the first image. An image that several ranks
+    (or the padding of a distributed sampler) bring counts once. All ranks must call `compute`; the scoring itself
+    happens on rank 0.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+
+    def __init__(self, protocol: Protocol = PUBLISHED) -> None:
+        super().__init__()
+        self.protocol = protocol
+        self.rows: dict[str, tuple[TrueRegions, DetectedRegions]] = {}
+
+    def update(self, keys: Sequence[str], truths: Sequence[TrueRegions], detections: Sequence[DetectedRegions]) -> None:
+        """keys: names of the images, unique in the data set.  truths: their regions, or none.  detections: what was
+        found in them, or nothing; the boxes of both in the same frame, such as pixels of the original image."""
+        for key, truth, found in zip(keys, truths, detections, strict=True):
+            self.rows.setdefault(key, (truth, found))
+
+    def forward(
+        self, keys: Sequence[str], truths: Sequence[TrueRegions], detections: Sequence[DetectedRegions]
+    ) -> None:
+        """Updates only: precision of one batch would mean nothing."""
+        self.update(keys, truths, detections)
+
+    def compute(self) -> dict[str, float]:
+        rows = gather_rows(self.rows)
+        truths, detections = [truth for truth, _ in rows.values()], [found for _, found in rows.values()]
+        return on_rank_zero(lambda: dense_figures(truths, detections, self.protocol)) if rows else {}
+
+    def reset(self) -> None:
+        super().reset()
+        self.rows = {}
+
+
+def dense_figures(
+    truths: Sequence[TrueRegions],
+    detections: Sequence[DetectedRegions],
+    protocol: Protocol = PUBLISHED,
+    by_threshold: bool = False,
+) -> dict[str, float]:
+    """truths, detections: of the same images in the same order.  by_threshold: also the figures that `map` is made of.
+
+    Returns shares in [0, 1]: `map`, the mean average precision of boxes with their captions, `detection_map`, the same
+    of boxes alone, and COCO's figures, see `coco_box_ap`. The names of the first two say where the protocol is not the
+    published one. map is absent, and one warning says why, where METEOR cannot be had.
+    """
+    try:
+        scores = dense_captioning_scores(truths, detections, _meteor, protocol)
+    except (JarUnavailable, JarFailed) as problem:
+        log.warning("the precision of captions is left out: %s", problem)
+        scores = dense_captioning_scores(truths, detections, None, protocol)
+    figures = {"map": scores.mean_average_precision, "detection_map": scores.detection_mean_average_precision}
+    figures |= scores.by_threshold() if by_threshold else {}
+    named = {f"{name}{protocol.suffix}": value for name, value in figures.items() if value is not None}
+    return named | coco_box_ap(truths, detections)
+
+
+def _meteor(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Floats:
+    log.info("METEOR of %d captions", len(captions))
+    return meteor_score(meteor_statistics(captions, references))
