@@ -10,12 +10,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import box_iou, nms
+from torchvision.ops import nms
 
 from pixel_llm.coordinates import boxes_01_to_canvas_px, boxes_canvas_px_to_01
 from pixel_llm.core.centernet_head import CenterNetHead, cell_grid, decode_distances
 from pixel_llm.core.feature_pyramid import SimpleFeaturePyramid
-from pixel_llm.core.roi_head import RoIHead, decode_boxes, encode_boxes
+from pixel_llm.core.roi_head import RoIHead, decode_boxes, encode_boxes, match_boxes
 from pixel_llm.structures import DetectorOutputs, ImageFeatures, Regions, RoISamples
 
 # half diagonals of the objects of each level, in pixels of a canvas of 384
@@ -120,7 +120,7 @@ class ProposalHead(nn.Module):
         scores = (logits.softmax(-1)[:, 1] * proposals.scores).sqrt()
         refined = _above(Regions(proposals.image_index, boxes, scores), self.score_threshold)
         pixels = boxes_01_to_canvas_px(refined.boxes, outputs.sizes[refined.image_index])
-        return _suppress(refined, pixels, len(outputs.sizes), self.detection_nms, self.detections)
+        return suppress(refined, pixels, len(outputs.sizes), self.detection_nms, self.detections)
 
     def sample(self, outputs: DetectorOutputs, truth: Regions) -> RoISamples:
         """Boxes to learn from, drawn from the proposals and the true boxes; with a second stage what it says of them.
@@ -141,11 +141,8 @@ class ProposalHead(nn.Module):
         rows = ((truth.image_index == image) & _has_area(truth.boxes)).nonzero()[:, 0]
         true = truth.boxes[rows]
         boxes = torch.cat([proposals.boxes[proposals.image_index == image], true])
-        if len(rows) == 0:
-            matched = rows.new_full((len(boxes),), -1)
-        else:
-            iou, best = box_iou(boxes, true).max(dim=1)
-            matched = torch.where(iou >= self.match_iou, rows[best], -1)
+        match = match_boxes(boxes, true, self.match_iou)
+        matched = torch.cat([rows, rows.new_tensor([-1])])[match]
         positive, negative = ((matched >= 0).nonzero()[:, 0], (matched < 0).nonzero()[:, 0])
         positive = _draw(positive, int(self.samples * self.positive_fraction))
         negative = _draw(negative, self.samples - len(positive))
@@ -179,12 +176,15 @@ def _propose(outputs: DetectorOutputs, candidates: int, iou: float, kept: int) -
     pixels = decode_distances(outputs.centers[cells], distances, strides).flatten(0, 1)
     index = torch.arange(len(cells), device=cells.device).repeat_interleave(cells.shape[1])
     found = Regions(index, boxes_canvas_px_to_01(pixels, outputs.sizes[index]), scores.flatten())
-    found = _suppress(found, pixels, len(cells), iou, kept)
+    found = suppress(found, pixels, len(cells), iou, kept)
     return _above(found, 0.0)
 
 
-def _suppress(regions: Regions, pixels: Tensor, images: int, iou: float, kept: int) -> Regions:
-    """Non-maximum suppression within each image; pixels: float[R, 4], the boxes in pixels. At most `kept` an image."""
+def suppress(regions: Regions, pixels: Tensor, images: int, iou: float, kept: int) -> Regions:
+    """Non-maximum suppression within each image: at most `kept` boxes of each, in descending order of their scores.
+
+    pixels: float[R, 4], the boxes in pixels.  images: how many there are.
+    """
     assert regions.scores is not None
     rows = []
     for image in range(images):

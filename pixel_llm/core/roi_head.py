@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import roi_align
+from torchvision.ops import box_iou, roi_align
 
 CELLS = 7  # of a box, along each side
 _SAMPLES = 2  # points of a cell, along each side
@@ -62,6 +62,14 @@ def choose_level(boxes: Tensor, strides: Tensor) -> Tensor:
     side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).clamp(min=0).sqrt()
     level = (_CANONICAL_LEVEL + (side / _CANONICAL_SIDE + 1e-8).log2()).floor()
     return (level - first).clamp(0, len(strides) - 1).long()
+
+
+def match_boxes(boxes: Tensor, true: Tensor, iou: float) -> Tensor:
+    """int[R]: for each of float[R, 4] the row of the true box that it meets best; -1 below this IoU, or without any."""
+    if len(true) == 0:
+        return torch.full((len(boxes),), -1, device=boxes.device)
+    best, rows = box_iou(boxes, true).max(dim=1)
+    return torch.where(best >= iou, rows, -1)
 
 
 def encode_boxes(boxes: Tensor, anchors: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pixel_llm.core.roi_head import CELLS
 from pixel_llm.weights.tensors import load_tensors
 
 Parameters = Mapping[str, Any]
@@ -66,6 +67,24 @@ _MASK_ADAPTER = (
     (r"_projection/LayerNorm_0/", "_projection/0/"),
     (r"_projection/layers.0/", "_projection/1/"),
 )
+_BOX_DECODER = (
+    (r"^fpn/top_block/p6/", "pyramid/extra/0/"),
+    (r"^fpn/top_block/p7/", "pyramid/extra/1/"),
+    (r"/simfp_4\.1", "/simfp_4.2"),  # the level that is not resampled has one layer less
+    (r"/simfp_4\.0", "/simfp_4.1"),
+    (r"\.norm/", "_norm/"),
+    (r"/simfp_(\d)\.0/", r"/simfp_\1/resample/"),
+    (r"/simfp_(\d)\.1", r"/simfp_\1/reduce"),
+    (r"/simfp_(\d)\.2", r"/simfp_\1/smooth"),
+    (r"^fpn/simfp_3/", "pyramid/levels/0/"),
+    (r"^fpn/simfp_4/", "pyramid/levels/1/"),
+    (r"^fpn/simfp_5/", "pyramid/levels/2/"),
+    (r"^proposal_generator/bbox_tower/", "centernet/tower/"),
+    (r"^proposal_generator/agn_hm/", "centernet/heat_map/"),
+    (r"^proposal_generator/bbox_pred/", "centernet/distances/"),
+    (r"^proposal_generator/scales", "centernet/scales"),
+    (r"^roi_heads/box_head.0/", "roi_head/"),
+)
 _GIT_DECODER = (
     (r"^embedding/layer_norm/", "embedding_norm/"),
     (r"^embedding/", ""),
@@ -103,6 +122,7 @@ COMPONENTS = {
     "point_predictor": Component("location_head", _LOCATION_HEAD),
     "mask_decoder": Component("mask_head.decoder"),
     "mask_adapter": Component("mask_head.adapter", _MASK_ADAPTER),
+    "box_decoder": Component("proposal_head", _BOX_DECODER),
 }
 _TEXTUAL = {"t5": Component("language_model", _T5), "git": Component("language_model", _GIT_DECODER)}
 
@@ -111,6 +131,8 @@ def convert(name: str, parameters: Parameters) -> dict[str, Tensor]:
     """The parameters of one published component (`git_backbone`, ..., `textual`) as a state dict of our module."""
     if name == "prompt_adapter":
         parameters = _stack_output_layers(parameters)
+    if name == "box_decoder":
+        parameters = _fit_box_decoder(parameters)
     if name == "textual":
         parameters = _mark_adapted_layers(parameters)
     component = _component(name, parameters)
@@ -137,9 +159,10 @@ def convert_model(parameters: Parameters) -> dict[str, Tensor]:
 
 
 def load_model(model: nn.Module, parameters: Parameters) -> None:
-    """Load a whole published model, with masks or without; ValueError names what does not match on either side."""
+    """Load a whole published model, with or without each of its heads; ValueError names what does not match."""
     optional = [f"{part.module}.{name}" for part in COMPONENTS.values() for name in part.optional]
-    load_tensors(model, convert_model(parameters), "published model", optional, absent=["mask_head."])
+    heads = ["location_head.", "mask_head.", "proposal_head."]  # one for dense captioning places no words
+    load_tensors(model, convert_model(parameters), "published model", optional, absent=heads)
 
 
 def _component(name: str, parameters: Parameters) -> Component:
@@ -171,6 +194,24 @@ def _stack_output_layers(parameters: Parameters) -> dict[str, Any]:
         ordered = sorted((int(match[1]), match[0]) for match in layers if match[2] == leaf)
         stacked[name] = torch.stack([torch.as_tensor(parameters[path]) for _, path in ordered])
     return stacked
+
+
+def _fit_box_decoder(parameters: Parameters) -> dict[str, Any]:
+    """One tensor of the levels' scales; transposed and fully connected layers in PyTorch's order of axes."""
+    scale = re.compile(r"proposal_generator/scales\.(\d+)/scale")
+    fitted: dict[str, Any] = {}
+    for path, value in parameters.items():
+        tensor = torch.as_tensor(value)
+        if re.fullmatch(r"fpn/simfp_\d\.0/kernel", path) and tensor.shape[:2] == (2, 2):
+            tensor = tensor.flip(0, 1).transpose(2, 3)
+        elif path.endswith("/fc1/kernel"):  # rows are (height, width, channel) of a box's 7x7 cells
+            tensor = tensor.unflatten(0, (CELLS**2, -1)).transpose(0, 1).flatten(0, 1)
+        if not scale.fullmatch(path):
+            fitted[path] = tensor
+    levels = sorted((int(match[1]), path) for path in parameters if (match := scale.fullmatch(path)))
+    if levels:
+        fitted["proposal_generator/scales"] = torch.cat([torch.as_tensor(parameters[path]) for _, path in levels])
+    return fitted
 
 
 def _mark_adapted_layers(parameters: Parameters) -> dict[str, Any]:
