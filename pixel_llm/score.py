@@ -9,45 +9,78 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.formats.masks import any_rle, union
-from datamodules.formats.records import FormatError, RecordError, four_numbers, parse_json, text
-from datamodules.prepare.corpus import Corpus
+from datamodules.formats.records import FormatError, RecordError, four_numbers
 from datamodules.prepare.referring_corpora import open_referring
-from datamodules.records import read_field
-from datamodules.shard_index import open_shards, shard_folders
 from pixel_llm.metrics.referring_scores import Answer, Row, Truth, compare, referring_table, score
+from pixel_llm.score_files import check_once, read_contents, read_lines
 
-EPILOG = """A line of the predictions is a JSON object:
+REFERRING = """A line of the predictions is a JSON object:
   {"key": "SPLIT/EXPRESSION ID", "box": [x0, y0, x1, y1], "mask": {"size": [h, w], "counts": ...}, "no_target": false}
 Boxes are in pixels of the original image; a mask is a COCO run-length encoding of its size or a list of polygons.
 Box, mask and no_target may be absent; other names are ignored. Without no_target, an empty mask says that nothing is
 meant. Of the annotations, the splits that the predictions name are scored, with all their expressions: those without
 a line count as misses."""
 
+DENSE = """A line of the predictions is a JSON object, any number of them for an image:
+  {"key": "SPLIT/IMAGE ID", "box": [x0, y0, x1, y1], "caption": "a red ball", "score": 0.9}
+Boxes are in pixels of the original image; other names are ignored. Of the annotations, the splits that the predictions
+name are scored, with all their images: in those without a line nothing was found."""
+
+REGIONS = """A line of the predictions is a JSON object:
+  {"key": "SPLIT/REGION ID", "caption": "a red ball"}
+Other names are ignored. Of the annotations, the splits that the predictions name are scored, with all their regions: of
+those without a line nothing was said."""
+
 Predictions = dict[str, tuple[int, dict[str, Any]]]  # key -> number of the line and the object on it
-Content = tuple[str, tuple[int, int] | None, dict[str, Any]]  # split, (height, width), objects and expressions
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`pixel-llm score referring`. Raises FormatError and ShardError with one line for files that cannot be used."""
+    """`pixel-llm score WHAT`. Raises FormatError and ShardError with one line for files that cannot be used."""
     parser = argparse.ArgumentParser(prog="pixel-llm score", description=__doc__)
     verbs = parser.add_subparsers(required=True, metavar="WHAT")
-    referring = verbs.add_parser(
-        "referring",
-        help="boxes and masks of referring expressions",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    referring = _add_verb(verbs, "referring", "boxes and masks of referring expressions", REFERRING, "refcoco")
+    referring.set_defaults(run=lambda options: score_referring(options.predictions, options.annotations, options.json))
+    dense = _add_verb(verbs, "dense", "the objects that were found in images, with their captions", DENSE, "regions")
+    dense.add_argument("--single-references", action="store_true", help="do not merge true regions that overlap")
+    dense.add_argument(
+        "--lua-compat", action="store_true", help="match as DenseCap's program, for its and GRiT's tables"
     )
-    referring.add_argument("--predictions", type=Path, required=True, help="file of JSON lines")
-    referring.add_argument(
+    dense.set_defaults(run=_score_dense)
+    regions = _add_verb(verbs, "regions", "captions of given boxes", REGIONS, "regions")
+    regions.add_argument("--merge-references", action="store_true", help="of true regions that overlap by IoU 0.7")
+    regions.set_defaults(run=_score_regions)
+    options = parser.parse_args(arguments)
+    options.run(options)
+
+
+def _add_verb(verbs: Any, name: str, what: str, epilog: str, raw: str) -> argparse.ArgumentParser:
+    verb: argparse.ArgumentParser = verbs.add_parser(
+        name, help=what, description=what, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verb.add_argument("--predictions", type=Path, required=True, help="file of JSON lines")
+    verb.add_argument(
         "--annotations",
         type=Path,
         nargs="+",
         required=True,
-        help="folders of shards, folders of such folders, or raw files and folders as `prepare refcoco` takes them",
+        help=f"folders of shards, folders of such folders, or raw files and folders as `prepare {raw}` takes them",
     )
-    referring.add_argument("--json", type=Path, help="file for the figures, shares in [0, 1]")
-    options = parser.parse_args(arguments)
-    score_referring(options.predictions, options.annotations, options.json)
+    verb.add_argument("--json", type=Path, help="file for the figures, shares in [0, 1]")
+    return verb
+
+
+def _score_dense(options: argparse.Namespace) -> None:
+    from pixel_llm.metrics.dense_captioning_scores import Protocol
+    from pixel_llm.score_regions import score_dense
+
+    protocol = Protocol(not options.single_references, options.lua_compat)
+    score_dense(options.predictions, options.annotations, protocol, options.json)
+
+
+def _score_regions(options: argparse.Namespace) -> None:
+    from pixel_llm.score_regions import score_regions
+
+    score_regions(options.predictions, options.annotations, options.merge_references, options.json)
 
 
 def score_referring(file: Path, annotations: Sequence[Path], out: Path | None) -> None:
@@ -65,26 +98,10 @@ def score_referring(file: Path, annotations: Sequence[Path], out: Path | None) -
 
 
 def read_predictions(file: Path) -> Predictions:
-    """The lines of a file.
-
-    Raises FormatError, naming the line, for one that is no object with a key, and for a key that came before.
-    """
-    found: Predictions = {}
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = parse_json(line)
-                key = text(record, "key")
-            except RecordError as error:
-                raise FormatError(f"{file}:{number}: {error}") from None
-            if key in found:
-                raise FormatError(f"{file}:{number}: a second prediction for {key!r}, after line {found[key][0]}")
-            found[key] = (number, record)
-    if not found:
-        raise FormatError(f"{file}: no predictions")
-    return found
+    """The lines of a file, one for each key. Raises FormatError, naming the line, where they are not."""
+    lines = read_lines(file)
+    check_once(file, lines)
+    return {line.key: (line.number, line.record) for line in lines}
 
 
 def compare_predictions(file: Path, predictions: Predictions, truths: Mapping[str, Truth]) -> dict[str, Row]:
@@ -128,36 +145,12 @@ def read_truths(paths: Sequence[Path], splits: Collection[str]) -> dict[str, Tru
     Raises ShardError or FormatError for what is none of these, and where two expressions have the same key.
     """
     truths: dict[str, Truth] = {}
-    raw = [path for path in paths if not shard_folders(path)]
-    folders = [folder for path in paths for folder in shard_folders(path)]
-    for contents in (*map(_shard_contents, folders), _raw_contents(raw, splits)):
-        for split, size, content in contents:
-            for key, truth in _truths(split, size, content) if split in splits else ():
-                if key in truths:
-                    raise FormatError(f"the annotations have two expressions {key!r}")
-                truths[key] = truth
+    for split, size, content in read_contents(paths, splits, ("referring",), open_referring, "expressions"):
+        for key, truth in _truths(split, size, content):
+            if key in truths:
+                raise FormatError(f"the annotations have two expressions {key!r}")
+            truths[key] = truth
     return truths
-
-
-def _shard_contents(folder: Path) -> Iterator[Content]:
-    for data in read_field(open_shards(folder, kinds=("referring",)), "json"):
-        content = json.loads(data)
-        yield content["dataset_id"], (content["height"], content["width"]), content
-
-
-def _raw_contents(paths: list[Path], splits: Collection[str]) -> Iterator[Content]:
-    corpora: list[Corpus] = open_referring(paths) if paths else []
-    for corpus in corpora:
-        images = [image for image in corpus.images if image.dataset_id in splits]
-        for image in images:
-            description = corpus.describe(image, corpus.report)
-            if description:
-                size = description.size
-                yield image.dataset_id, (size[1], size[0]) if size else None, description.content
-        unusable = corpus.report.total_skipped("records")
-        if images and unusable:
-            reason = corpus.report.main_reason()
-            sys.stderr.write(f"{images[0].dataset_id}: {unusable:,} expressions left out ({reason})\n")
 
 
 def _truths(split: str, size: tuple[int, int] | None, content: dict[str, Any]) -> Iterator[tuple[str, Truth]]:

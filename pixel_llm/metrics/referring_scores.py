@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from pixel_llm.tables import aligned
+
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 SPLITS = (
     *("refcoco_unc_val", "refcoco_unc_testA", "refcoco_unc_testB"),
@@ -261,11 +263,7 @@ def referring_table(scores: Scores, note: str = "") -> str:
         kinds = [name.removeprefix("expressions_") for name in figures if name.startswith("expressions_")]
         lines.append([split, *(_cell(figures, name) for name in columns)])
         lines += [[f"  {kind}", *(_cell(figures, f"{name}_{kind}") for name in columns)] for kind in kinds]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    texts = [
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines
-    ]
-    return "\n".join([*texts, *([note] if note else [])])
+    return "\n".join([*aligned(lines), *([note] if note else [])])
 
 
 def _cell(figures: dict[str, float], name: str) -> str:
