@@ -15,14 +15,8 @@ from typing import Any
 
 from datamodules.formats.coco import box_from_corner_and_size, image_size
 from datamodules.formats.records import BadRecord, RecordError, four_numbers, identifier, items, text
-from datamodules.formats.referring import (
-    Expression,
-    ReferredObject,
-    ReferringImage,
-    ReferringSplit,
-    ReferringSplits,
-    plain_name,
-)
+from datamodules.formats.referring import Expression, ReferredObject, ReferringImage, ReferringSplit, ReferringSplits
+from datamodules.formats.splits import plain_name
 
 Json = dict[str, Any]
 

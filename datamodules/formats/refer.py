@@ -22,13 +22,8 @@ from datamodules.formats.records import (
     read_json,
     text,
 )
-from datamodules.formats.referring import (
-    Expression,
-    ReferredObject,
-    ReferringImage,
-    ReferringSplits,
-    plain_name,
-)
+from datamodules.formats.referring import Expression, ReferredObject, ReferringImage, ReferringSplits
+from datamodules.formats.splits import plain_name
 
 INSTANCES = "instances.json"
 

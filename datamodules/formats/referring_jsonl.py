@@ -29,7 +29,8 @@ from datamodules.formats.records import (
     parse_json,
     text,
 )
-from datamodules.formats.referring import Box, Expression, ReferredObject, ReferringSplits
+from datamodules.formats.referring import Expression, ReferredObject, ReferringSplits
+from datamodules.formats.splits import Box
 
 Json = dict[str, Any]
 
@@ -41,20 +42,20 @@ def read_referring_jsonl(path: Path, splits: ReferringSplits) -> None:
     """
     bad: list[BadRecord] = []
     files_split = None
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         try:
             record = parse_json(line)
-            dataset, part = splits.name_and_part(path, path.stem, _optional(record, "split"))
+            dataset, part = splits.name_and_part(path, path.stem, optional_text(record, "split"))
             split = splits.get(dataset, part, path)
             files_split = files_split or split
             image_id = text(record, "image")
             split.count(image_id, 1, f"{path}:{number}")
             said = text(record, "expression")
             objects = _objects(record)
-            image = split.image(dataset, image_id, image_id, _size(record))
+            image = split.image(dataset, image_id, image_id, optional_size(record))
             targets = tuple(dict.fromkeys(image.number_object(found) for found in objects))
             name = identifier(record, "id") if "id" in record else str(number)
-            split.add(image, Expression(f"{path}:{number}", name, said, targets, _optional(record, "kind") or ""))
+            split.add(image, Expression(f"{path}:{number}", name, said, targets, optional_text(record, "kind") or ""))
         except RecordError as error:
             bad.append(BadRecord(f"{path}:{number}", str(error)))
     if files_split is None:
@@ -62,7 +63,8 @@ def read_referring_jsonl(path: Path, splits: ReferringSplits) -> None:
     files_split.bad += bad
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file that are not blank, with their numbers, from 1."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
@@ -71,15 +73,16 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _objects(record: Json) -> list[ReferredObject]:
     if "boxes" not in record:
-        return [ReferredObject(_box(record, "box"), record.get("mask"))]
+        return [ReferredObject(corner_box(record, "box"), record.get("mask"))]
     boxes = items(record, "boxes")
     masks = items(record, "masks") if "masks" in record else [None] * len(boxes)
     if len(masks) != len(boxes):
         raise RecordError("'masks' is not as long as 'boxes'")
-    return [ReferredObject(_box({"boxes": box}, "boxes"), mask) for box, mask in zip(boxes, masks, strict=True)]
+    return [ReferredObject(corner_box({"boxes": box}, "boxes"), mask) for box, mask in zip(boxes, masks, strict=True)]
 
 
-def _box(record: Json, key: str) -> Box:
+def corner_box(record: Json, key: str) -> Box:
+    """x0 y0 x1 y1; RecordError where they are out of order or without area."""
     x0, y0, x1, y1 = four_numbers(record, key)
     if x1 < x0 or y1 < y0:
         raise RecordError("x1 < x0 or y1 < y0: is the box x y width height?")
@@ -88,9 +91,11 @@ def _box(record: Json, key: str) -> Box:
     return x0, y0, x1, y1
 
 
-def _size(record: Json) -> tuple[int, int] | None:
+def optional_size(record: Json) -> tuple[int, int] | None:
+    """(width, height), None where the record gives neither."""
     return image_size(record) if "width" in record or "height" in record else None
 
 
-def _optional(record: Any, key: str) -> str | None:
+def optional_text(record: Any, key: str) -> str | None:
+    """A string, None where it is missing or null."""
     return text(record, key) if isinstance(record, dict) and record.get(key) is not None else None

@@ -12,18 +12,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from datamodules.formats.records import FormatError
 from datamodules.formats.referring import ReferringSplit
-from datamodules.prepare import coco_captions, coco_instances, llava, localized_narratives
+from datamodules.formats.regions import RegionSplit, RegionSplits
+from datamodules.formats.visual_genome import read_image_data, read_region_descriptions, read_splits
+from datamodules.prepare import coco_captions, coco_instances, llava, localized_narratives, regions
 from datamodules.prepare.corpus import Corpus, annotation_files, annotation_paths
+from datamodules.prepare.leaking_images import LeakingImages, check_leaks, evaluation_pictures
 from datamodules.prepare.referring import split_corpus
-from datamodules.prepare.referring_checks import (
-    LeakingImages,
-    check_leaks,
-    check_published,
-    evaluation_pictures,
-    name_coco_pictures,
-    read_coco_ids,
-)
+from datamodules.prepare.referring_checks import check_published, name_coco_pictures, read_coco_ids
 from datamodules.prepare.referring_corpora import read_referring
+from datamodules.prepare.region_corpora import read_regions
+from datamodules.prepare.region_text import MAX_WORDS, MIN_USES, UNKNOWN, apply_benchmark_text
+from datamodules.prepare.regions import ImageFolders
 from datamodules.prepare.report import Report
 from datamodules.prepare.shards import IMAGES_PER_SHARD, write_shards
 from datamodules.prepare.toy_world.write import write_toy_world
@@ -64,6 +63,8 @@ def add_prepare_commands(subparsers: Any) -> None:
     _add_converter(subparsers, "llava", llava.open_corpus, "conversations about images, of LLaVA or ShareGPT4V")
     _add_referring(subparsers, "refcoco", "refs and instances of RefCOCO, RefCOCO+, RefCOCOg or gRefCOCO, by folder")
     _add_referring(subparsers, "referring", "referring expressions of any form, recognised by its content")
+    _add_visual_genome(subparsers)
+    _add_regions(subparsers)
     _add_index(subparsers)
     _add_toy(subparsers)
     _add_tokenizer(subparsers)
@@ -86,12 +87,79 @@ def _add_converter(subparsers: Any, name: str, open_corpus: Callable[[list[Path]
 def _add_referring(subparsers: Any, name: str, summary: str) -> None:
     parser = subparsers.add_parser(name, help=summary, description=summary)
     _add_sources(parser, "annotation files or their folders; patterns are expanded")
+    _add_leaks(parser, "annotations or shards")
+    parser.add_argument(
+        "--vg-image-data",
+        type=Path,
+        metavar="FILE",
+        help="image_data.json of Visual Genome, which tells the photos that are COCO's",
+    )
+    _add_split(parser)
+    parser.set_defaults(handler=lambda args: _guarded(lambda: _convert_referring(args), args.out))
+
+
+def _add_visual_genome(subparsers: Any) -> None:
+    summary = "Visual Genome's region descriptions: the regions of each image with their phrases"
+    parser = subparsers.add_parser("visual-genome", help=summary, description=summary)
+    parser.add_argument("--regions", nargs="+", required=True, metavar="GLOB", help="region_descriptions.json")
+    parser.add_argument(
+        "--image-data",
+        nargs="+",
+        default=[],
+        metavar="GLOB",
+        help="image_data.json: sizes, and which photos are COCO's; without it sizes are looked up in the images",
+    )
+    splits = parser.add_mutually_exclusive_group()
+    splits.add_argument(
+        "--splits",
+        type=Path,
+        metavar="FILE",
+        help="densecap_splits.json: the images of each split; without it all are for training",
+    )
+    _add_split(splits)
+    _add_region_options(parser)
+    parser.set_defaults(handler=lambda args: _guarded(lambda: _convert_regions(args, _read_visual_genome), args.out))
+
+
+def _add_regions(subparsers: Any) -> None:
+    summary = "regions with phrases in COCO's form or as JSON lines"
+    parser = subparsers.add_parser("regions", help=summary, description=summary)
+    parser.add_argument("--annotations", nargs="+", required=True, metavar="GLOB", help=".json or .jsonl files")
+    _add_split(parser)
+    _add_region_options(parser)
+    parser.set_defaults(handler=lambda args: _guarded(lambda: _convert_regions(args, _read_regions), args.out))
+
+
+def _add_region_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--images",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="DIR",
+        help="folders that hold the images, such as VG_100K VG_100K_2; each is looked into",
+    )
+    parser.add_argument(
+        "--benchmark-text",
+        action="store_true",
+        help=f"the text of the dense-captioning benchmark: lower case, no punctuation, at most {MAX_WORDS} words, "
+        f"words that occur fewer than {MIN_USES} times in all splits together as {UNKNOWN}",
+    )
+    _add_leaks(parser, "shards, or annotations of referring data,")
+    _add_output(parser)
+
+
+def _add_split(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--split", metavar="NAME", help="put everything into one split of this name, such as my_train")
+
+
+def _add_leaks(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
         "--evaluation",
         nargs="+",
         default=[],
         metavar="GLOB",
-        help="annotations or shards whose images must not be trained on, beside the evaluation splits converted here",
+        help=f"{what} whose images must not be trained on, beside the evaluation splits converted here",
     )
     parser.add_argument(
         "--leaking-images",
@@ -100,19 +168,15 @@ def _add_referring(subparsers: Any, name: str, summary: str) -> None:
         default=LeakingImages.REFUSE,
         help="what to do with training images that an evaluation split holds too (default: %(default)s)",
     )
-    parser.add_argument(
-        "--vg-image-data",
-        type=Path,
-        metavar="FILE",
-        help="image_data.json of Visual Genome, which tells the photos that are COCO's",
-    )
-    parser.add_argument("--split", metavar="NAME", help="put everything into one split of this name, such as my_train")
-    parser.set_defaults(handler=lambda args: _guarded(lambda: _convert_referring(args), args.out))
 
 
 def _add_sources(parser: argparse.ArgumentParser, annotations: str) -> None:
     parser.add_argument("--annotations", nargs="+", required=True, metavar="GLOB", help=annotations)
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder that holds the images")
+    _add_output(parser)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write the shards to")
     parser.add_argument(
         "--workers",
@@ -205,7 +269,7 @@ def _convert(args: argparse.Namespace, open_corpus: Callable[[list[Path]], Corpu
         bar.add_task("reading annotations", total=None)
         bar.refresh()
         corpus = open_corpus(files)
-    report = _write(corpus, args, args.out)
+    report = _write(corpus, args, args.images, args.out)
     sys.stdout.write("\n".join([*report.lines(), f"shards in {args.out}"]) + "\n")
 
 
@@ -217,9 +281,7 @@ def _convert_referring(args: argparse.Namespace) -> None:
         splits = read_referring(annotation_paths(args.annotations), args.split)
         notes = _check_referring(args, splits)
     for split in splits:
-        out = args.out / split.name
-        report = _write(split_corpus(split, args.images, notes[split.name]), args, out)
-        sys.stdout.write("\n".join([split.name, *(f"  {line}" for line in report.lines()), f"shards in {out}"]) + "\n")
+        _write_split(split_corpus(split, args.images, notes[split.name]), args, args.images, split.name)
 
 
 def _check_referring(args: argparse.Namespace, splits: list[ReferringSplit]) -> dict[str, list[str]]:
@@ -232,12 +294,50 @@ def _check_referring(args: argparse.Namespace, splits: list[ReferringSplit]) -> 
     return notes
 
 
-def _write(corpus: Corpus, args: argparse.Namespace, out: Path) -> Report:
+def _convert_regions(
+    args: argparse.Namespace, read: Callable[[argparse.Namespace], tuple[list[RegionSplit], list[str]]]
+) -> None:
+    """Writes one folder of shards below --out for each split that the annotations hold."""
+    folders = ImageFolders.of(args.images)
+    with _bar() as bar:
+        bar.add_task("reading annotations", total=None)
+        bar.refresh()
+        splits, said = read(args)
+        if args.benchmark_text:
+            apply_benchmark_text(splits)
+        pictures = evaluation_pictures(splits, annotation_paths(args.evaluation))
+        notes = {split.name: check_leaks(split, pictures, args.leaking_images) for split in splits}
+        corpora = {split.name: regions.split_corpus(split, folders, [*said, *notes[split.name]]) for split in splits}
+    for name, corpus in corpora.items():
+        _write_split(corpus, args, folders.root, name)
+
+
+def _read_visual_genome(args: argparse.Namespace) -> tuple[list[RegionSplit], list[str]]:
+    """The splits, and what a person should know of all of them."""
+    image_data = read_image_data(annotation_files(args.image_data))
+    parts = read_splits(args.splits) if args.splits else None
+    splits = RegionSplits(args.split)
+    in_none = [read_region_descriptions(path, splits, image_data, parts) for path in annotation_files(args.regions)]
+    return splits.all(), [f"{sum(in_none):,} images are in no split of {args.splits}"] if any(in_none) else []
+
+
+def _read_regions(args: argparse.Namespace) -> tuple[list[RegionSplit], list[str]]:
+    return read_regions(annotation_files(args.annotations), args.split), []
+
+
+def _write_split(corpus: Corpus, args: argparse.Namespace, images: Path, name: str) -> None:
+    """Writes the shards of a split to a folder of its name, and what became of it to the screen."""
+    out = args.out / name
+    lines = [f"  {line}" for line in _write(corpus, args, images, out).lines()]
+    sys.stdout.write("\n".join([name, *lines, f"shards in {out}"]) + "\n")
+
+
+def _write(corpus: Corpus, args: argparse.Namespace, images: Path, out: Path) -> Report:
     with _bar() as bar:
         task = bar.add_task("images", total=None)
         return write_shards(
             corpus,
-            args.images,
+            images,
             out,
             workers=args.workers,
             shard_size=args.shard_size,

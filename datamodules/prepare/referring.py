@@ -13,13 +13,13 @@ from typing import Any
 from datamodules.formats.coco import image_size
 from datamodules.formats.masks import Rle, compressed_rle
 from datamodules.formats.records import RecordError
-from datamodules.formats.referring import Box, Expression, ReferredObject, ReferringImage, ReferringSplit
+from datamodules.formats.referring import Expression, ReferredObject, ReferringImage, ReferringSplit
+from datamodules.formats.splits import Box
 from datamodules.prepare.corpus import Corpus, Description, ImageWork, check_keys
 from datamodules.prepare.referring_images import image_paths, size_of_picture
 from datamodules.prepare.report import Report
 
 KIND = "referring"
-TRAINING = "train"
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,6 @@ class ReferringRecords:
     keep_duplicates: bool
 
 
-def is_training(split: ReferringSplit) -> bool:
-    return split.part.startswith(TRAINING)
-
-
 def split_corpus(split: ReferringSplit, folder: Path | None = None, notes: Sequence[str] = ()) -> Corpus:
     """The images of a split for the shard writer, or without a folder for whoever wants the truth alone.
 
@@ -49,7 +45,7 @@ def split_corpus(split: ReferringSplit, folder: Path | None = None, notes: Seque
     for bad in split.bad:
         report.counts["records read"] += 1
         report.skip("records", bad.reason, bad.where)
-    keep_duplicates = not is_training(split)
+    keep_duplicates = not split.is_training
     images = [
         ImageWork(split.name, image.image_id, ReferringRecords(image, folder, keep_duplicates))
         for image in split.images.values()
@@ -83,7 +79,7 @@ def describe(work: ImageWork, report: Report) -> Description | None:
         report.skip("masks", reason, f"{work.dataset_id} {work.image_id}")
     if not expressions:
         return None
-    content = {"objects": objects.contents, "expressions": expressions, "picture": image.coco_picture or image.picture}
+    content = {"objects": objects.contents, "expressions": expressions, "picture": image.photo}
     return Description(content, paths, len(expressions), size=size)
 
 

@@ -1,4 +1,4 @@
-"""Where the picture of a referring expression may lie, under the names of every publication of its data set."""
+"""Where the picture of an annotated image may lie, under the names of every publication of its data set."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from datamodules.formats.image_paths import candidate_image_paths
-from datamodules.formats.referring import COCO, FLICKR, VISUAL_GENOME, ReferringImage
+from datamodules.formats.splits import COCO, FLICKR, VISUAL_GENOME, AnnotatedImage
 from datamodules.pictures import orientation
 
 _OBJECT_NUMBER = re.compile(r"(COCO_[a-z]+\d{4}_\d{12})_\d+")  # `COCO_train2014_000000581857_16.jpg` of a ref
@@ -18,7 +18,7 @@ _FOLDERS = {
 }
 
 
-def image_paths(dataset_id: str, image: ReferringImage) -> list[str]:
+def image_paths(dataset_id: str, image: AnnotatedImage) -> list[str]:
     """Paths relative to the image folder, the likeliest first; the folder may be a data set's own or hold several."""
     given = _OBJECT_NUMBER.sub(r"\1", image.file_name)
     collection, _, number = image.picture.partition("/")

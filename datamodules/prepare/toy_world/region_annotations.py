@@ -1,6 +1,7 @@
 """The objects of a toy scene in Visual Genome's words: region descriptions, and the data of the image.
 
-As there, some objects are described twice, by another annotator with another box around the same thing.
+As there, ids are unique over all splits, and some objects are described twice, as if by another annotator with
+another box around the same thing.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import numpy as np
 from datamodules.prepare.toy_world.annotations import image_file
 from datamodules.prepare.toy_world.narrate import noun_phrase
 from datamodules.prepare.toy_world.refer import SHOWN
+from datamodules.prepare.toy_world.refer_annotations import shared_id
 from datamodules.prepare.toy_world.scene import Scene
 
 Json = dict[str, Any]
@@ -20,7 +22,9 @@ _TWICE = 0.3  # share of objects that are described twice
 _HAND = 0.06  # each edge of the second box is off by at most this share of the object's width or height
 
 
-def region_descriptions(scene: Scene, instances: list[Json], visible: Sequence[float], image_id: int) -> Json:
+def region_descriptions(
+    scene: Scene, instances: list[Json], visible: Sequence[float], image_id: int, split: str
+) -> Json:
     """An entry of region_descriptions.json: objects of which less than `SHOWN` is visible are not described.
 
     A phrase says size, colour, texture and shape; medium size and plain texture go without saying. The first box is
@@ -37,14 +41,14 @@ def region_descriptions(scene: Scene, instances: list[Json], visible: Sequence[f
             if rng.random() < _TWICE:
                 article = rng.choice(["the", "an" if phrase[0] in "aeiou" else "a"])
                 again.append((f"{article} {phrase}", _drawn_again(found[-1][1], scene, rng)))
-    regions = [_region(image_id, number, *one) for number, one in enumerate([*found, *again])]
-    return {"id": image_id, "regions": regions}
+    shared = shared_id(image_id, split)
+    return {"id": shared, "regions": [_region(shared, number, *one) for number, one in enumerate([*found, *again])]}
 
 
 def image_data(scene: Scene, image_id: int, split: str) -> Json:
     """An entry of image_data.json; the end of the address says where the picture lies, as in Visual Genome."""
     return {
-        "image_id": image_id,
+        "image_id": shared_id(image_id, split),
         "url": f"images/{image_file(image_id, split)}",
         "width": scene.width,
         "height": scene.height,

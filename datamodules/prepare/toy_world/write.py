@@ -100,7 +100,7 @@ def _write_image(images: Path, split: str, seed: int, image_id: int) -> _Describ
         refer_annotations.refs(image, instances, expressions, split),
         refer_annotations.grefs(image, instances, groups, split),
         refer_annotations.mdetr(image, instances, expressions, split),
-        region_annotations.region_descriptions(scene, instances, visible, image_id),
+        region_annotations.region_descriptions(scene, instances, visible, image_id, split),
         region_annotations.image_data(scene, image_id, split),
     )
 
