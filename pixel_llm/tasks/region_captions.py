@@ -20,12 +20,14 @@ def write_captions(
     at_once: so many prompts are decoded together, which bounds the memory however many there are.
     """
     captions: list[str] = []
-    scores: list[Tensor] = []
+    scores = [prompts.boxes.new_empty(0)]
     for rows in torch.arange(len(prompts.boxes), device=prompts.boxes.device).split(at_once):
+        if not len(rows):  # what an empty tensor is split into
+            continue
         generation = core.generate(features, select(prompts, rows), rule)
         captions += [tokenizer.decode(tokens)[0] for tokens in generation.tokens.tolist()]
         scores.append(generation.scores)
-    return captions, torch.cat(scores) if scores else prompts.boxes.new_empty(0)
+    return captions, torch.cat(scores)
 
 
 def select(prompts: Prompts, rows: Tensor) -> Prompts:
