@@ -20,11 +20,12 @@ from pixel_llm.metrics.point_l1 import PointL1, point_l1
 from pixel_llm.metrics.ptb import tokenize_stanford
 from pixel_llm.metrics.rouge import rouge_l
 from tests.parity.referring_metrics import compare_referring_boxes, compare_referring_masks
+from tests.parity.region_metrics import compare_densecap, compare_region_captions
 from tests.parity.report import Report
 
 TOLERANCES = (
-    "tolerances: traces and referring 1e-6, captions 1e-9, METEOR counts, tokens and pixels exact, LAVT as printed; "
-    "relative to an output's scale"
+    "tolerances: traces and referring 1e-6, dense captioning 1e-5, captions 1e-9, METEOR counts, tokens and pixels "
+    "exact, LAVT as printed; relative to an output's scale"
 )
 TRACE, CAPTION, EXACT = 1e-6, 1e-9, 0.0
 
@@ -48,6 +49,8 @@ def compare(folder: Path) -> Report:
         compare_captions: ["captions_inputs.json", "captions_expected.json", "captions_large.json"],
         compare_referring_boxes: ["refer_boxes_inputs.json", "refer_expected.json"],
         compare_referring_masks: ["refer_masks_inputs.npz", "refer_expected.json"],
+        compare_densecap: ["densecap_inputs.json", "densecap_edge_inputs.json", "densecap_expected.json"],
+        compare_region_captions: ["region_captions.json", "densecap_inputs.json"],
     }
     for comparison, files in covered.items():
         name = comparison.__name__.removeprefix("compare_")
