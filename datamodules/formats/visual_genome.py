@@ -63,8 +63,9 @@ def read_image_data(paths: Iterable[Path]) -> dict[str, ImageData]:
 
 
 def _image_data(entry: Any) -> ImageData:
+    url = text(entry, "url")
     try:
-        parts = PurePosixPath(urlsplit(text(entry, "url")).path).parts[-_FOLDER_AND_NAME:]
+        parts = PurePosixPath(urlsplit(url).path).parts[-_FOLDER_AND_NAME:]
     except ValueError:
         raise RecordError("'url' is not an address") from None
     coco_id = identifier(entry, "coco_id") if entry.get("coco_id") is not None else None
