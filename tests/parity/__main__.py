@@ -11,7 +11,9 @@ from pathlib import Path
 import torch
 
 from tests.parity import core_components as core
+from tests.parity import detector
 from tests.parity.data import check_ln_alignment, check_tokenizers, check_transforms
+from tests.parity.dense_model import check_dense_model
 from tests.parity.evaluators import check_evaluators
 from tests.parity.language import check_decode_bigram, check_text_decoder_t5
 from tests.parity.losses import check_losses
@@ -40,6 +42,13 @@ CHECKERS: dict[str, Callable[[Report, Path], None]] = {
     "mask_decoder_full256": core.check_mask_decoder,
     "mask_adapter": core.check_mask_adapter,
     "mask_adapter_noproj_nogate": core.check_mask_adapter,
+    "fpn": detector.check_fpn,
+    "centernet_head": detector.check_centernet_head,
+    "centernet_targets": detector.check_centernet_targets,
+    "nms": detector.check_nms,
+    "roi_align": detector.check_roi_align,
+    "roi_utils": detector.check_roi_utils,
+    "box_decoder": detector.check_box_decoder,
     "resize": check_resize,
     "text_decoder_t5": check_text_decoder_t5,
     "text_decoder_t5_lora": check_text_decoder_t5,
@@ -57,6 +66,10 @@ CHECKERS: dict[str, Callable[[Report, Path], None]] = {
     "model_bert_ref": check_model,
     "model_t5_refseg": check_model,
     "model_bert_refseg": check_model,
+    "model_t5_densecap": check_dense_model,
+    "model_bert_densecap": check_dense_model,
+    "model_t5_joint": check_dense_model,
+    "model_bert_joint": check_dense_model,
     "real_param_shapes": check_real_param_shapes,
 }
 
