@@ -9,8 +9,8 @@ from torchmetrics import Metric
 from pixel_llm.metrics.bleu import bleu
 from pixel_llm.metrics.cider import cider
 from pixel_llm.metrics.distributed import gather_rows, on_rank_zero
-from pixel_llm.metrics.jars import JarFailed, JarUnavailable
-from pixel_llm.metrics.meteor import meteor_score, meteor_statistics, sum_statistics
+from pixel_llm.metrics.jars import JarUnavailable
+from pixel_llm.metrics.meteor import count_meteor, meteor_score, sum_statistics
 from pixel_llm.metrics.ptb import Tokenizer, ptb_tokenizer
 from pixel_llm.metrics.rouge import rouge_l
 
@@ -21,9 +21,9 @@ class CaptionMetrics(Metric):
     """Collects captions by sample and scores them together, since CIDEr depends on the whole set.
 
     `compute` returns plain numbers: bleu1 to bleu4, rouge_l and meteor in [0, 1], and cider in the
-    definition's scale of 0 to 10 (many tables print 100 times these values). meteor is absent, and one warning
-    says why, where Java or the `pycocoevalcap` package is missing or the program fails. The result is empty
-    when there is no caption.
+    definition's scale of 0 to 10 (many tables print 100 times these values). Where Java is missing or does not
+    work, a warning says so, captions are tokenized approximately and meteor is called meteor_python; it is absent
+    where the `captions` extra is not installed. The result is empty when there is no caption.
 
     A sample that several ranks (or the padding of a distributed sampler) bring counts once. All ranks must
     call `compute`; the scoring itself happens on rank 0.
@@ -66,8 +66,9 @@ def score_captions(captions: Sequence[str], references: Sequence[Sequence[str]])
     scores["rouge_l"] = fmean(map(rouge_l, captions, references))
     scores["cider"] = fmean(cider(captions, references))
     try:
-        scores["meteor"] = float(meteor_score(sum_statistics(meteor_statistics(captions, references))))
-    except (JarUnavailable, JarFailed) as problem:
+        name, counts = count_meteor(captions, references)
+        scores[name] = float(meteor_score(sum_statistics(counts)))
+    except JarUnavailable as problem:
         log.warning("METEOR is left out: %s", problem)
     return scores
 

@@ -1,4 +1,4 @@
-"""METEOR 1.5 (Denkowski & Lavie 2014), aligned by the authors' Java program, scored here from its statistics.
+"""METEOR 1.5 (Denkowski & Lavie 2014): counted by the authors' Java program or in Python, scored here.
 
 A caption yields 23 counts, which add up over captions; the score of a set is the formula on the summed counts.
 """
@@ -9,11 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pixel_llm.metrics.jars import JarFailed, find_jar, one_line, run_java
+from pixel_llm.metrics.jars import JarFailed, JarUnavailable, find_jar, one_line, run_java
 
 STATISTICS = 23  # lengths (2), function words (2), matches of 4 modules x (content, function) x 2 sides, 3 more
 _JAR = "meteor/meteor-1.5.jar"
 _SEPARATOR = "|||"
+_START_SECONDS = 180.0  # ten times what a busy machine needs
 _LONGEST = 500  # words, only after a failure
 
 # The parameters of task "rank" in English.
@@ -26,8 +27,39 @@ Statistics = NDArray[np.float64]
 log = logging.getLogger(__name__)
 
 
+def count_meteor(captions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[str, Statistics]:
+    """The counts by the program or, with a warning, in Python where Java is missing, fails or does not answer; with
+    the name to report them under: `meteor` or `meteor_python`.
+
+    Raises ValueError as both do, JarUnavailable where the `captions` extra is not installed.
+    """
+    try:
+        return "meteor", meteor_statistics(captions, references)
+    except (JarUnavailable, JarFailed) as problem:
+        counts = python_meteor_statistics(captions, references)
+        log.warning("METEOR is counted in Python and called meteor_python: %s", problem)
+        return "meteor_python", counts
+
+
+def python_meteor_statistics(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Statistics:
+    """What `meteor_statistics` returns, without Java: about 2 s per 1,000 captions with 4 references each.
+
+    Raises ValueError where a caption has no reference, JarUnavailable where the `captions` extra is not installed.
+    """
+    try:
+        from pixel_llm.metrics.meteor_python.counts import meteor_counts
+    except ModuleNotFoundError as problem:
+        raise JarUnavailable(f"{problem.name} is not installed: pip install 'pixel-llm[captions]'") from None
+    requests = [_request(caption, own) for caption, own in zip(captions, references, strict=True)]
+    if not requests:
+        return np.zeros((0, STATISTICS))
+    counts = meteor_counts([(caption, reference) for *own, caption in requests for reference in own])
+    per_caption = np.split(counts, np.cumsum([len(own) for own in references])[:-1])
+    return np.stack([own[meteor_score(own).argmax()] for own in per_caption])
+
+
 def meteor_statistics(
-    captions: Sequence[str], references: Sequence[Sequence[str]], timeout: float = 600.0
+    captions: Sequence[str], references: Sequence[Sequence[str]], timeout: float | None = None
 ) -> Statistics:
     """The program's counts for each caption against the reference that scores best.
 
@@ -37,8 +69,10 @@ def meteor_statistics(
     program can run out of memory on captions of thousands of words that repeat themselves.
 
     Returns float64[captions, 23]. Raises ValueError where a caption has no reference, JarUnavailable where Java
-    or the `pycocoevalcap` package is missing, JarFailed where the program fails or takes over `timeout` seconds.
+    or the `pycocoevalcap` package is missing, JarFailed where the program fails or takes over `timeout` seconds,
+    by default 3 minutes and 0.1 s per caption.
     """
+    timeout = timeout or _START_SECONDS + 0.1 * len(captions)
     requests = [_request(caption, own) for caption, own in zip(captions, references, strict=True)]
     try:
         return _ask(requests, timeout)
@@ -77,7 +111,8 @@ def _request(caption: str, references: Sequence[str]) -> list[str]:
     """References and caption, as the program's protocol can take them."""
     if not references:
         raise ValueError(f"caption {caption[:60]!r} has no reference")
-    return [one_line(text).replace(_SEPARATOR, "") for text in (*references, caption)]
+    readable = [text.encode(errors="replace").decode() for text in (*references, caption)]
+    return [one_line(text).replace(_SEPARATOR, "") for text in readable]
 
 
 def _shorten(texts: list[str]) -> list[str]:

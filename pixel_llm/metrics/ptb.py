@@ -8,6 +8,7 @@ from unicodedata import category
 
 from pixel_llm.metrics.jars import JarFailed, JarUnavailable, find_jar, one_line, run_java
 
+_TRIAL_SECONDS = 60.0
 _JAR = "tokenizer/stanford-corenlp-3.4.1.jar"
 # The protocol drops these tokens. It names upper-case brackets only, while lower-casing has made them -lrb- and
 # so on, which therefore stay: so do they in every published number.
@@ -28,7 +29,7 @@ def ptb_tokenizer() -> Tokenizer:
     """Stanford's tokenizer where Java and the `pycocoevalcap` package exist and work, otherwise an approximation;
     the log says so in that case, since scores then differ a little from published ones."""
     try:
-        tokenize_stanford(["A trial."])
+        tokenize_stanford(["A trial."], _TRIAL_SECONDS)
     except (JarUnavailable, JarFailed) as problem:
         log.warning("captions are tokenized by an approximation of the PTB tokenizer: %s", problem)
         return Tokenizer("python-ptb-approximation", tokenize_approximately)
