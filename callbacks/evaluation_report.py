@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 
 from pixel_llm.metrics.distributed import gather_rows
-from pixel_llm.structures import Batch, Prediction
+from pixel_llm.structures import Batch
 
 
 class EvaluationReport(L.Callback):
@@ -27,12 +27,12 @@ class EvaluationReport(L.Callback):
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: Any
     ) -> None:
-        self._collect(outputs["predictions"] if outputs else [], batch)
+        self._collect(outputs["predictions"] if outputs else [])
 
     def on_predict_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int, *_: Any
     ) -> None:
-        self._collect(outputs or [], batch)
+        self._collect(outputs or [])
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         figures = {name.removeprefix("test/"): float(value) for name, value in trainer.callback_metrics.items()}
@@ -42,10 +42,13 @@ class EvaluationReport(L.Callback):
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._write_predictions(trainer, "predictions.jsonl")
 
-    def _collect(self, predictions: Sequence[Prediction], batch: Batch) -> None:
-        for prediction, reference in zip(predictions, batch.references, strict=bool(predictions)):
-            if reference is not None:  # else the sample only fills up the last batch
-                self._rows[prediction.key] = json.dumps(asdict(prediction), ensure_ascii=False)
+    def _collect(self, predictions: Sequence[Any]) -> None:
+        """Keeps what has a key; several predictions of a batch may have the same."""
+        lines: dict[str, list[str]] = {}
+        for prediction in predictions:
+            if prediction.key:  # else the sample only fills up the last batch
+                lines.setdefault(prediction.key, []).append(json.dumps(asdict(prediction), ensure_ascii=False))
+        self._rows |= {key: "\n".join(mine) for key, mine in lines.items()}
 
     def _write_predictions(self, trainer: L.Trainer, name: str) -> None:
         rows = gather_rows(self._rows)

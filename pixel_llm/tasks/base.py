@@ -28,6 +28,7 @@ class Task(L.LightningModule):
         self.core = core
         self.optimizer = optimizer
         self.weights = weights
+        self._tokenizer: Any = None
 
     def setup(self, stage: str) -> None:
         language_model = getattr(self.core, "language_model", self.core)
@@ -65,8 +66,12 @@ class Task(L.LightningModule):
 
     @property
     def tokenizer(self) -> Any:
-        """The data module's tokenizer (see `datamodules/tokenizer.py`)."""
-        return self.trainer.datamodule.tokenizer  # type: ignore[attr-defined]
+        """The data module's tokenizer (see `datamodules/tokenizer.py`), or one that was set in its place."""
+        return self._tokenizer or self.trainer.datamodule.tokenizer  # type: ignore[attr-defined]
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
 
     def log_losses(self, values: dict[str, torch.Tensor], stage: str, batch_size: int) -> None:
         """Log named scalars of a step; the total goes to the progress bar."""
@@ -85,6 +90,11 @@ class PixelLLMTask(Task):
     def encode(self, batch: Batch) -> ImageFeatures:
         """The images of a batch, encoded once for all that is asked about them."""
         return self.core.encode_images(batch.images, batch.sizes)
+
+
+def prompt_keys(batch: Batch) -> list[str]:
+    """P names of the prompts, for predictions; empty where a repeated sample only fills up the last batch."""
+    return [reference.key if reference else "" for reference in batch.references]
 
 
 def check_tokenizer(tokenizer: Any, language_model: LanguageModel) -> None:

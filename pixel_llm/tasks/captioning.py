@@ -8,7 +8,7 @@ from pixel_llm.core.decoding import DecodingRule
 from pixel_llm.core.pixel_llm import PixelLLM
 from pixel_llm.metrics.captions import CaptionMetrics
 from pixel_llm.structures import Batch, ImageFeatures, Prediction
-from pixel_llm.tasks.base import PixelLLMTask
+from pixel_llm.tasks.base import PixelLLMTask, prompt_keys
 from pixel_llm.tasks.optimizer import AdamWSchedule
 from pixel_llm.tasks.words import predictions
 from pixel_llm.weights.start import StartingWeights
@@ -60,5 +60,5 @@ class Captioning(PixelLLMTask):
         """Captions of images that are encoded already."""
         generation = self.core.generate(features, batch.prompts, self.rule)
         index = batch.prompts.image_index
-        keys = [r.key if r else batch.keys[i] for r, i in zip(batch.references, index.tolist(), strict=True)]
+        keys = prompt_keys(batch)
         return predictions(generation, keys, index, batch.original_sizes, self.tokenizer)

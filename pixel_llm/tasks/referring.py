@@ -11,7 +11,7 @@ from pixel_llm.core.pixel_llm import PixelLLM
 from pixel_llm.metrics.referring import ReferringMetrics
 from pixel_llm.metrics.referring_scores import referring_table
 from pixel_llm.structures import Batch, ImageFeatures, ReferringPrediction
-from pixel_llm.tasks.base import PixelLLMTask
+from pixel_llm.tasks.base import PixelLLMTask, prompt_keys
 from pixel_llm.tasks.optimizer import AdamWSchedule
 from pixel_llm.weights.start import StartingWeights
 
@@ -90,11 +90,11 @@ def predictions(
     index = batch.prompts.image_index.tolist()
     sizes = batch.original_sizes.tolist()
     scores = iou.clamp(0, 1).tolist() if iou is not None else [None] * len(index)
-    out = []
+    keys, out = prompt_keys(batch), []
     for row, box in enumerate(boxes.float().clamp(0, 1).tolist()):
         reference = batch.references[row]
-        key, query = (reference.key, reference.caption) if reference else (batch.keys[index[row]], "")
+        query = reference.caption if reference else ""
         mask = masks[row] if masks else None
         pixels = box_01_to_original_px(box, sizes[index[row]])
-        out.append(ReferringPrediction(key, query, pixels, mask, scores[row]))
+        out.append(ReferringPrediction(keys[row], query, pixels, mask, scores[row]))
     return out

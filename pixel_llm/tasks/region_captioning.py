@@ -10,7 +10,7 @@ from pixel_llm.core.pixel_llm import PixelLLM
 from pixel_llm.losses import caption_loss
 from pixel_llm.metrics.captions import CaptionMetrics
 from pixel_llm.structures import Batch, ImageFeatures, RegionPrediction
-from pixel_llm.tasks.base import PixelLLMTask
+from pixel_llm.tasks.base import PixelLLMTask, prompt_keys
 from pixel_llm.tasks.optimizer import AdamWSchedule
 from pixel_llm.tasks.region_captions import region_predictions, write_captions
 from pixel_llm.weights.start import StartingWeights
@@ -49,11 +49,12 @@ class RegionCaptioning(PixelLLMTask):
         return loss
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[RegionPrediction]]:
-        answers = self.describe(self.encode(batch), batch)
-        for answer, reference in zip(answers, batch.references, strict=True):
-            if reference is not None and reference.targets:
+        answered = []
+        for answer, reference in zip(self.describe(self.encode(batch), batch), batch.references, strict=True):
+            if reference is not None and reference.targets:  # else the image has no region
                 self.metrics.update([reference.key], [answer.caption], [[reference.caption]])
-        return {"predictions": answers}
+                answered.append(answer)
+        return {"predictions": answered}
 
     def on_test_epoch_end(self) -> None:
         self.log_dict({f"test/{name}": value for name, value in self.metrics.compute().items()})
@@ -69,6 +70,4 @@ class RegionCaptioning(PixelLLMTask):
         captions, scores = write_captions(
             self.core, features, prompts, self.rule, self.tokenizer, self.captions_at_once
         )
-        index = prompts.image_index
-        keys = [r.key if r else batch.keys[i] for r, i in zip(batch.references, index.tolist(), strict=True)]
-        return region_predictions(keys, prompts.boxes, captions, scores, index, batch)
+        return region_predictions(prompt_keys(batch), prompts.boxes, captions, scores, prompts.image_index, batch)
