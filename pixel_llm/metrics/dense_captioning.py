@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 
+from rich.console import Console
 from torchmetrics import Metric
 
 from pixel_llm.metrics.coco_ap import coco_box_ap
@@ -14,8 +15,8 @@ from pixel_llm.metrics.dense_captioning_scores import (
     dense_captioning_scores,
 )
 from pixel_llm.metrics.distributed import gather_rows, on_rank_zero
-from pixel_llm.metrics.jars import JarFailed, JarUnavailable
-from pixel_llm.metrics.meteor import meteor_score, meteor_statistics
+from pixel_llm.metrics.jars import JarUnavailable
+from pixel_llm.metrics.meteor import count_meteor, meteor_score
 from pixel_llm.metrics.region_overlap import Floats
 
 log = logging.getLogger(__name__)
@@ -68,20 +69,33 @@ def dense_figures(
     """truths, detections: of the same images in the same order.  by_threshold: also the figures that `map` is made of.
 
     Returns shares in [0, 1]: `map`, the mean average precision of boxes with their captions, `detection_map`, the same
-    of boxes alone, and COCO's figures, see `coco_box_ap`. The names of the first two say where the protocol is not the
-    published one. map is absent, and one warning says why, where METEOR cannot be had.
+    of boxes alone, and COCO's figures, see `coco_box_ap`. Names say where the protocol is not the published one, and
+    map is called map_meteor_python where METEOR was not counted by its authors' program. It is absent, and one warning
+    says why, where there is no METEOR at all.
     """
+    name = "meteor"
+
+    def meteor(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Floats:
+        nonlocal name
+        name, values = _meteor(captions, references)
+        return values
+
     try:
-        scores = dense_captioning_scores(truths, detections, _meteor, protocol)
-    except (JarUnavailable, JarFailed) as problem:
+        scores = dense_captioning_scores(truths, detections, meteor, protocol)
+    except JarUnavailable as problem:
         log.warning("the precision of captions is left out: %s", problem)
         scores = dense_captioning_scores(truths, detections, None, protocol)
-    figures = {"map": scores.mean_average_precision, "detection_map": scores.detection_mean_average_precision}
+    figures = {
+        "map" if name == "meteor" else f"map_{name}": scores.mean_average_precision,
+        "detection_map": scores.detection_mean_average_precision,
+    }
     figures |= scores.by_threshold() if by_threshold else {}
-    named = {f"{name}{protocol.suffix}": value for name, value in figures.items() if value is not None}
+    named = {f"{own}{protocol.suffix}": value for own, value in figures.items() if value is not None}
     return named | coco_box_ap(truths, detections)
 
 
-def _meteor(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Floats:
-    log.info("METEOR of %d captions", len(captions))
-    return meteor_score(meteor_statistics(captions, references))
+def _meteor(captions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[str, Floats]:
+    """The name of the program that counted, and METEOR of each caption; a person at a terminal sees that it works."""
+    with Console(stderr=True).status(f"METEOR of {len(captions):,} captions"):
+        name, counts = count_meteor(captions, references)
+    return name, meteor_score(counts)

@@ -251,7 +251,7 @@ def test_ap_of_boxes_is_that_of_pycocotools() -> None:
 
 
 def test_the_metric_counts_an_image_once_and_forgets_all_by_reset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dense_captioning, "_meteor", shared_words)
+    monkeypatch.setattr(dense_captioning, "_meteor", lambda *pairs: ("meteor", shared_words(*pairs)))
     truths, detections = drawn(5)
     keys = [f"toy/{i}" for i in range(len(truths))]
     metric = DenseCaptioningMetrics()
@@ -266,7 +266,7 @@ def test_the_metric_counts_an_image_once_and_forgets_all_by_reset(monkeypatch: p
 
 
 def test_names_say_which_protocol_it_was_and_single_thresholds_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dense_captioning, "_meteor", shared_words)
+    monkeypatch.setattr(dense_captioning, "_meteor", lambda *pairs: ("meteor", shared_words(*pairs)))
     images = drawn(5)
     figures = dense_figures(*images, by_threshold=True)
     pairs = [value for name, value in figures.items() if name.startswith("ap_iou")]
@@ -274,6 +274,13 @@ def test_names_say_which_protocol_it_was_and_single_thresholds_add_up(monkeypatc
     assert figures["map"] == pytest.approx(np.mean(pairs))
     assert {"map_lua_compat", "detection_map_lua_compat"} <= dense_figures(*images, Protocol(lua_compat=True)).keys()
     assert "map_single_reference" in dense_figures(*images, Protocol(merge=False))
+
+
+def test_the_name_says_which_program_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dense_captioning, "_meteor", lambda *pairs: ("meteor_python", shared_words(*pairs)))
+    figures = dense_figures(*drawn(5), Protocol(lua_compat=True))
+    assert "map_meteor_python_lua_compat" in figures
+    assert "map_lua_compat" not in figures
 
 
 def test_without_meteor_boxes_are_scored_and_the_log_says_why(monkeypatch: pytest.MonkeyPatch, caplog) -> None:

@@ -18,6 +18,7 @@ from tests.parity.evaluators import check_evaluators
 from tests.parity.language import check_decode_bigram, check_text_decoder_t5
 from tests.parity.losses import check_losses
 from tests.parity.pipelines import check_pipelines
+from tests.parity.region_metrics import check_densecap_eval
 from tests.parity.report import Report
 from tests.parity.resize import check_resize
 from tests.parity.training import check_optim
@@ -59,6 +60,7 @@ CHECKERS: dict[str, Callable[[Report, Path], None]] = {
     "ln_alignment": check_ln_alignment,
     "pipelines": check_pipelines,
     "evaluators": check_evaluators,
+    "densecap_eval": check_densecap_eval,
     "optim": check_optim,
     "model_t5_trace": check_model,
     "model_bert_trace": check_model,

@@ -52,19 +52,26 @@ def compare_densecap(report: Report, folder: Path) -> None:
 
 
 def compare_region_captions(report: Report, folder: Path) -> None:
-    """Captions of given boxes, with a single reference and with those of boxes that overlap."""
+    """Captions of given boxes, with a single reference and with those of boxes that overlap.
+
+    To merge, the published code reads x y width height as two corners, and regions that are no box then are lost.
+    Here the same is asked of our merge; `pixel-llm score regions` merges the boxes as they are.
+    """
     golden = json.loads((folder / "region_captions.json").read_text())
     content = json.loads((folder / "densecap_inputs.json").read_text())
     said = {row["ann_id"]: row["pred"] for row in golden["predictions"]}
-    captions, single, merged = [], [], []
+    single: list[tuple[str, list[str]]] = []
+    merged: list[tuple[str, list[str]]] = []
     for image in content["images"]:
         regions = [row for row in content["annotations"] if row["image_id"] == image["id"]]
-        phrases = [row["caption"] for row in regions]
-        captions += [said[row["id"]] for row in regions]
-        single += [[phrase] for phrase in phrases]
-        merged += merged_references(_corners([row["bbox"] for row in regions]), phrases)
-    for name, references in (("per_box_single_reference", single), ("merged_references_iou0.7", merged)):
-        got, want = score_captions(captions, references), golden["expected"][name]
+        single += [(said[row["id"]], [row["caption"]]) for row in regions]
+        left = [row for row in regions if row["bbox"][0] < row["bbox"][2] and row["bbox"][1] < row["bbox"][3]]
+        boxes = np.array([row["bbox"] for row in left], dtype=np.float64).reshape(-1, 4)
+        references = merged_references(boxes, [row["caption"] for row in left])
+        merged += [(said[row["id"]], own) for row, own in zip(left, references, strict=True)]
+    for name, pairs in (("per_box_single_reference", single), ("merged_references_iou0.7", merged)):
+        got = score_captions([caption for caption, _ in pairs], [references for _, references in pairs])
+        want = golden["expected"][name]
         bleu = [got[f"bleu{order}"] for order in range(1, 5)]
         report.check(f"regions {name}", "BLEU", bleu, want["BLEU-4"], REGIONS)
         for theirs, ours in FIGURES.items():
@@ -72,6 +79,8 @@ def compare_region_captions(report: Report, folder: Path) -> None:
                 report.check(f"regions {name}", theirs, got[ours], want[theirs], REGIONS)
             else:
                 report.skip(f"regions {name}", f"no {theirs} here")
+    note = f"differs on purpose: the published merge loses {len(single) - len(merged)} of {len(single)} regions"
+    report.skip("regions merged_references_iou0.7", note)
 
 
 def check_densecap_eval(report: Report, path: Path) -> None:
