@@ -195,7 +195,7 @@ def test_images_in_no_split_are_left_out(tmp_path: Path) -> None:
         assert [sample["image_id"] for sample in samples(tmp_path / "out" / name)] == [image]
         notes = report(tmp_path / "out" / name)["notes"]
         assert f"1 images are in no split of {splits}" in notes
-        assert any(note.startswith("1 images, not ") for note in notes)  # of the published split
+        assert any(note.startswith("1 images, not the published ") for note in notes)
 
 
 def test_images_of_evaluation_splits_are_not_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
