@@ -142,7 +142,7 @@ class ProposalHead(nn.Module):
         true = truth.boxes[rows]
         boxes = torch.cat([proposals.boxes[proposals.image_index == image], true])
         match = match_boxes(boxes, true, self.match_iou)
-        matched = torch.cat([rows, rows.new_tensor([-1])])[match]
+        matched = torch.cat([rows, rows.new_tensor([-1])])[match]  # no match, -1, stays what it is
         positive, negative = ((matched >= 0).nonzero()[:, 0], (matched < 0).nonzero()[:, 0])
         positive = _draw(positive, int(self.samples * self.positive_fraction))
         negative = _draw(negative, self.samples - len(positive))
