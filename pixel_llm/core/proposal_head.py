@@ -149,9 +149,7 @@ class ProposalHead(nn.Module):
         kept = torch.cat([positive, negative])
         return boxes[kept], matched[kept]
 
-    def _judge(
-        self, roi_head: RoIHead, outputs: DetectorOutputs, samples: RoISamples, truth: Regions
-    ) -> RoISamples:
+    def _judge(self, roi_head: RoIHead, outputs: DetectorOutputs, samples: RoISamples, truth: Regions) -> RoISamples:
         sizes = outputs.sizes[samples.image_index]
         anchors = boxes_01_to_canvas_px(samples.boxes, sizes)
         logits, deltas = roi_head(outputs.pyramid, outputs.strides, anchors, samples.image_index)
