@@ -2,12 +2,15 @@
 
 import json
 import logging
+from importlib.util import find_spec
 
 import pytest
 
-from pixel_llm.metrics import captions
+from pixel_llm.metrics import captions, jars
 from pixel_llm.metrics.captions import CaptionMetrics
 from pixel_llm.metrics.jars import JarUnavailable, find_jar
+from pixel_llm.metrics.meteor_python import counts
+from pixel_llm.metrics.meteor_python.matches import Matcher
 
 KEYS = ["a", "b", "c"]
 CAPTIONS = ["A dog runs.", "", "two cats 😀 sleep"]
@@ -40,14 +43,27 @@ def test_equals_the_reference_implementation(shared):
     assert scores == pytest.approx(expected, abs=1e-9)
 
 
-def test_without_java_meteor_is_absent_and_one_line_says_why(without_java, caplog):
+@pytest.mark.skipif(find_spec("pycocoevalcap") is None, reason="the captions extra is not installed")
+def test_without_java_meteor_is_counted_in_python_and_its_name_says_so(without_java, caplog):
+    metric = CaptionMetrics()
+    metric.update(KEYS, CAPTIONS, REFERENCES)
+    with caplog.at_level(logging.WARNING):
+        scores = metric.compute()
+    assert set(scores) == {*PARTS, "meteor_python"}
+    assert 0 < scores["meteor_python"] < 1
+    assert "meteor_python: no `java` on the PATH" in caplog.text
+
+
+def test_without_the_package_meteor_is_absent_and_one_line_says_why(monkeypatch, caplog):
+    monkeypatch.setattr(jars, "find_spec", lambda name: None)
+    monkeypatch.setattr(counts, "_matcher", Matcher)  # without what was read before
     metric = CaptionMetrics()
     metric.update(KEYS, CAPTIONS, REFERENCES)
     with caplog.at_level(logging.WARNING):
         scores = metric.compute()
     assert set(scores) == PARTS
     assert [record.message for record in caplog.records if "METEOR" in record.message] == [
-        "METEOR is left out: no `java` on the PATH: install a Java runtime (Debian: apt install default-jre-headless)"
+        "METEOR is left out: pycocoevalcap is not installed: pip install 'pixel-llm[captions]'"
     ]
 
 
@@ -58,7 +74,7 @@ def test_java_that_does_not_work_is_no_java(monkeypatch, tmp_path, caplog):
     monkeypatch.setenv("PATH", str(tmp_path))
     metric = CaptionMetrics()
     metric.update(KEYS, CAPTIONS, REFERENCES)
-    assert set(metric.compute()) == PARTS
+    assert PARTS <= set(metric.compute()) <= {*PARTS, "meteor_python"}
     assert len([record for record in caplog.records if "no Java runtime present" in record.message]) == 2
 
 

@@ -6,11 +6,19 @@ from pixel_llm.metrics import jars
 from pixel_llm.metrics.jars import JarFailed, JarUnavailable, find_jar
 
 
-def test_missing_package_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(jars.shutil, "which", lambda name: "/usr/bin/java")
+def test_missing_package_says_what_to_install(monkeypatch, tmp_path):
+    _fake_java(monkeypatch, tmp_path, "exit 0")
     monkeypatch.setattr(jars, "find_spec", lambda name: None)
     with pytest.raises(JarUnavailable, match="pip install"):
         find_jar("meteor/meteor-1.5.jar")
+
+
+def test_java_that_hangs_is_no_java(monkeypatch, tmp_path):
+    _fake_java(monkeypatch, tmp_path, "exec sleep 20")
+    monkeypatch.setattr(jars, "_TRIAL_SECONDS", 0.2)
+    for _ in range(2):
+        with pytest.raises(JarUnavailable, match="does not tell its version"):
+            find_jar("meteor/meteor-1.5.jar")
 
 
 def test_program_that_takes_too_long_is_stopped(monkeypatch, tmp_path):

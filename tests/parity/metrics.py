@@ -4,7 +4,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,13 @@ from pixel_llm.metrics.bleu import bleu
 from pixel_llm.metrics.cider import cider
 from pixel_llm.metrics.jars import JarUnavailable
 from pixel_llm.metrics.lbm import LocalBipartiteMatching, local_bipartite_matching
-from pixel_llm.metrics.meteor import meteor_score, meteor_statistics, sum_statistics
+from pixel_llm.metrics.meteor import (
+    Statistics,
+    meteor_score,
+    meteor_statistics,
+    python_meteor_statistics,
+    sum_statistics,
+)
 from pixel_llm.metrics.point_l1 import PointL1, point_l1
 from pixel_llm.metrics.ptb import tokenize_stanford
 from pixel_llm.metrics.rouge import rouge_l
@@ -111,6 +117,7 @@ def compare_captions(report: Report, folder: Path) -> None:
     ]
     blocks.append(("large", large["items"], large["expected"]))
     try:
+        _check_meteor(report, blocks, python_meteor_statistics, "METEOR in Python")
         tokenized = [_tokenize(block_items) for _, block_items, _ in blocks]
     except JarUnavailable as problem:
         report.skip("captions", str(problem))
@@ -118,7 +125,7 @@ def compare_captions(report: Report, folder: Path) -> None:
     for (name, _, want), (captions, references) in zip(blocks, tokenized, strict=True):
         _check_tokens(report, name, captions, references, want)
         _check_scores(report, name, captions, references, want)
-    _check_meteor(report, blocks, tokenized)
+    _check_meteor(report, blocks, meteor_statistics, "METEOR")
 
 
 def _check_tokens(
@@ -144,20 +151,24 @@ def _check_scores(
         report.check(component, f"{metric} per item", values, want[metric]["per_item"], CAPTION)
 
 
-def _check_meteor(report: Report, blocks: list[Block], tokenized: list[tuple[list[str], list[list[str]]]]) -> None:
-    """All texts go through the Java program together, since starting it costs more than scoring them."""
+def _check_meteor(
+    report: Report,
+    blocks: list[Block],
+    count: Callable[[Sequence[str], Sequence[Sequence[str]]], Statistics],
+    label: str,
+) -> None:
+    """Recorded tokens and raw texts of all blocks are counted together: the Java program takes long to start."""
     captions: list[str] = []
     references: list[list[str]] = []
-    for (_, items, _), (tokens, reference_tokens) in zip(blocks, tokenized, strict=True):
-        captions += [*tokens, *(item["cand"] for item in items)]
-        references += [*reference_tokens, *(_as_the_wrapper_sends(item["refs"]) for item in items)]
-    statistics = meteor_statistics(captions, references)
+    for _, items, want in blocks:
+        captions += [*(tokens for (tokens,) in want["tokenized_cand"]), *(item["cand"] for item in items)]
+        references += [*want["tokenized_refs"], *(_as_the_wrapper_sends(item["refs"]) for item in items)]
     sizes = [len(items) for _, items, _ in blocks for _ in range(2)]
-    parts = iter(np.split(statistics, np.cumsum(sizes)[:-1]))
+    parts = iter(np.split(count(captions, references), np.cumsum(sizes)[:-1]))
     for name, _, want in blocks:
         for metric in ("METEOR", "METEOR_no_ptb"):
             counts, numbers = next(parts), want[metric]
-            component = f"captions {name}"
+            component, metric = f"captions {name}", metric.replace("METEOR", label)
             report.check(component, f"{metric} counts", counts, numbers["stats23"], EXACT)
             report.check(component, f"{metric} per item", meteor_score(counts), numbers["per_item"], CAPTION)
             report.check(
