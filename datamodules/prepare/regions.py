@@ -86,7 +86,9 @@ def _check_published(split: RegionSplit) -> list[str]:
     published, found = PUBLISHED_IMAGES.get(split.name), len(split.images)
     if published is None:
         return []
-    return [f"as published: {found:,} images" if found == published else f"{found:,} images, not the published {published:,}"]
+    if found == published:
+        return [f"as published: {found:,} images"]
+    return [f"{found:,} images, not the published {published:,}"]
 
 
 def describe(work: ImageWork, report: Report) -> Description | None:
