@@ -35,12 +35,14 @@ toy/shards/.done: toy/raw/.done
 	    --images toy/raw/images --out toy/shards/instances_$$split || exit 1; \
 	done
 	pixel-llm prepare refcoco --annotations toy/raw/annotations/toy --images toy/raw/images --out toy/shards
+	pixel-llm prepare visual-genome --regions 'toy/raw/annotations/toy_*_region_descriptions.json' \
+	  --image-data 'toy/raw/annotations/toy_*_image_data.json' --images toy/raw/images --out toy/shards/regions
 	@touch $@
 
 toy/tokenizer/tokenizer.json: toy/shards/.done
 	pixel-llm prepare tokenizer toy/shards/narratives_train --vocabulary-size 256 --out toy/tokenizer
 
-# --- training: what released weights are to the large model, then trace captioning, then referring ------------------
+# --- training: what released weights are to the large model, then trace captioning, referring, dense captioning ------
 runs/toy/pretrain_sam/.done runs/toy/pretrain_language_model/.done: runs/toy/pretrain_%/.done: toy/tokenizer/tokenizer.json
 	lightning fit --config configs/pretrain/toy_$*.yaml --ckpt_path last
 	@touch $@
@@ -61,11 +63,17 @@ runs/toy/referring_segmentation/.done: runs/toy/referring/.done
 	lightning fit --config configs/referring/toy_segmentation.yaml --ckpt_path last
 	@touch $@
 
-demo: runs/toy/referring_segmentation/.done  ## toy world -> shards -> training -> evaluation -> pictures (15 minutes after installation)
+runs/toy/dense_captioning/.done: runs/toy/trace/.done
+	lightning fit --config configs/dense_captioning/toy.yaml --ckpt_path last
+	@touch $@
+
+demo: runs/toy/referring_segmentation/.done runs/toy/dense_captioning/.done  ## toy world -> shards -> training -> evaluation -> pictures (about 20 minutes after installation)
 	lightning test --config configs/trace/toy.yaml --ckpt_path last
 	lightning test --config configs/referring/toy_segmentation.yaml --ckpt_path last
-	@echo "== pictures of test images, prediction beside truth: runs/toy/trace/pictures/test_0.png and"
-	@echo "== runs/toy/referring_segmentation/pictures/test_0.png, and their neighbours"
+	lightning test --config configs/dense_captioning/toy.yaml --ckpt_path last
+	pixel-llm dense toy/raw/images/test/000000000001.jpg --checkpoint runs/toy/dense_captioning --out runs/toy/dense.png
+	@echo "== pictures of test images, prediction beside truth, in the folders pictures/ of runs/toy/trace,"
+	@echo "== runs/toy/referring_segmentation and runs/toy/dense_captioning; a densely captioned scene: runs/toy/dense.png"
 
 # --- checks ----------------------------------------------------------------------------------------------------------
 test: $(INSTALLED) lint  ## the whole test suite, with formatting and types
