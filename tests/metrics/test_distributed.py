@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from pixel_llm.metrics.captions import CaptionMetrics
+from pixel_llm.metrics.dense_captioning import DenseCaptioningMetrics
+from pixel_llm.metrics.dense_captioning_scores import DetectedRegions, TrueRegions
 from pixel_llm.metrics.distributed import on_rank_zero
 from pixel_llm.metrics.lbm import LocalBipartiteMatching
 from pixel_llm.metrics.object_words import ObjectWordsInside
@@ -24,7 +27,7 @@ REFERENCES = [["a dog runs fast", "the dog"], ["two cats sleep"], ["nothing"], [
 def evaluate(samples: list[int]) -> dict[str, float]:
     """All metrics over the given samples of a made-up data set, one update each."""
     words, points, inside, texts = LocalBipartiteMatching(k=1), PointL1(), ObjectWordsInside(), CaptionMetrics()
-    referring = ReferringMetrics()
+    referring, dense = ReferringMetrics(), DenseCaptioningMetrics()
     for sample in samples:
         rng = torch.Generator().manual_seed(sample)
         boxes, truth = torch.rand(2, 10 * sample, 4, generator=rng)  # sample 0 has no box and is skipped
@@ -33,11 +36,16 @@ def evaluate(samples: list[int]) -> dict[str, float]:
         points.update(corners, truth.reshape(1, -1, 2, 2), torch.ones(corners.shape[:2], dtype=torch.bool))
         inside.update(boxes[:, :2], truth.sort(dim=1).values)
         texts.update([f"key{sample}"], [CAPTIONS[sample]], [REFERENCES[sample]])
+        regions = [[0.0, 0.0, 20.0, 9.0 * i + 9] for i in range(sample)]  # sample 0 has none
+        true = TrueRegions(np.array(regions).reshape(-1, 4), CAPTIONS[:sample])
+        detected = DetectedRegions(np.array([[0.0, 0.0, 20.0, 15.0]]), np.array([0.1 * sample]), [CAPTIONS[0]])
+        dense.update([f"key{sample}"], [true], [detected])
         reference = Reference(f"key{sample}", "", split="ab"[sample % 2], targets=[(0.0, 0.0, 1.0, 1.0)])
         referring.update([reference], [ReferringPrediction("", "", (0.0, 0.0, 20.0 * sample, 99.0))], [(100, 100)])
     values = {"lbm": words, "point_l1": points, "inside": inside}
     figures = {f"{split}/{name}": v for split, own in referring.compute().items() for name, v in own.items()}
-    return {name: metric.compute().item() for name, metric in values.items()} | texts.compute() | figures
+    figures |= texts.compute() | dense.compute()
+    return {name: metric.compute().item() for name, metric in values.items()} | figures
 
 
 def run_rank(rank: int, parts: list[list[list[int]]], folder: Path) -> None:
