@@ -17,7 +17,7 @@ from pixel_llm.weights.start import StartingWeights
 
 
 class RegionCaptioning(PixelLLMTask):
-    """Learns to say what is in each prompt's region; the location head stays as it is.
+    """Learns to say what is in each prompt's region; the heads for places, masks and proposals stay as they are.
 
     label_smoothing: see `pixel_llm.losses`.  max_tokens, beams: of decoding in tests and predictions.
     captions_at_once: so many regions are decoded together.
@@ -34,7 +34,9 @@ class RegionCaptioning(PixelLLMTask):
         captions_at_once: int = 256,
     ) -> None:
         super().__init__(core, optimizer, weights)
-        core.location_head.requires_grad_(False)
+        for part in (core.location_head, core.mask_head, core.proposal_head):
+            if part is not None:
+                part.requires_grad_(False)
         self.label_smoothing, self.captions_at_once = label_smoothing, captions_at_once
         self.rule = DecodingRule(max_tokens, beams)
         self.metrics = CaptionMetrics()
