@@ -108,9 +108,11 @@ def region_figures() -> Figures:
     """Dense captioning, region captioning after it, and the two ways to draw a region's features from the image."""
     dense, regions = RUNS / "dense_captioning", RUNS / "region_captioning"
     fit(DENSE, dense, DENSE_STEPS, 400, start_from(RUNS / "trace"))
-    tested, unseen = (test(DENSE, dense, split, f"--data.test_shards=[{shards(split)}]") for split in SPLITS)
+    tested, unseen = (
+        of_split(test(DENSE, dense, split, f"--data.test_shards=[{shards(split)}]"), f"toy_{split}") for split in SPLITS
+    )
     fit(REGIONS, regions, REGION_STEPS, 500, start_from(dense))
-    scores = test(REGIONS, regions, "test")
+    scores = of_split(test(REGIONS, regions, "test"), "toy_test")
     names = ("map", "detection_map", "ap", "ap50", "ap75")
     figures = {f"dense.{name}": tested[name] for name in names if name in tested}
     if "map" in tested:
@@ -123,6 +125,11 @@ def region_figures() -> Figures:
         figures[f"regions.attributes_right_{key}"] = mean(right)
         figures[f"regions.attributes_right_{key}_spread"] = stdev(right)
     return figures
+
+
+def of_split(figures: Figures, split: str) -> Figures:
+    """The figures of one split, without its name."""
+    return {name.removeprefix(f"{split}/"): value for name, value in figures.items() if name.startswith(f"{split}/")}
 
 
 def extractor(name: str, seed: int) -> float:

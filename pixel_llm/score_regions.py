@@ -19,9 +19,10 @@ from pixel_llm.metrics.captions import score_captions
 from pixel_llm.metrics.dense_captioning import dense_figures
 from pixel_llm.metrics.dense_captioning_scores import DetectedRegions, Protocol, TrueRegions
 from pixel_llm.metrics.referring_scores import clip_box
-from pixel_llm.metrics.region_overlap import MERGE_IOU, Floats, merged_references
+from pixel_llm.metrics.region_captions import MERGED_REFERENCES, SINGLE_REFERENCE
+from pixel_llm.metrics.region_overlap import Floats, merged_references
 from pixel_llm.score_files import Line, check_once, read_contents, read_lines
-from pixel_llm.tables import aligned
+from pixel_llm.tables import figures_table
 
 Scores = dict[str, dict[str, float]]  # split -> name -> figure
 
@@ -64,7 +65,7 @@ def score_dense(file: Path, annotations: Sequence[Path], protocol: Protocol, out
         counts = {"images": len(own), "regions": sum(len(truth.captions) for truth in truths)}
         counts["detections"] = sum(len(mine.captions) for mine in detections)
         scores[split] = counts | dense_figures(truths, detections, protocol, by_threshold=True)
-    _report(scores, f"protocol: {protocol}", out)
+    _report(scores, str(protocol), out)
 
 
 def score_regions(file: Path, annotations: Sequence[Path], merge: bool, out: Path | None) -> None:
@@ -84,8 +85,7 @@ def score_regions(file: Path, annotations: Sequence[Path], merge: bool, out: Pat
             sys.stderr.write(f"{split}: {silent:,} regions without a prediction, counted as nothing said\n")
         captions = [said.get(key, "") for key in regions]
         scores[split] = {"regions": len(regions)} | score_captions(captions, list(regions.values()))
-    protocol = f"references of regions merged at IoU {MERGE_IOU}" if merge else "a single reference per region"
-    _report(scores, f"protocol: {protocol}", out)
+    _report(scores, MERGED_REFERENCES if merge else SINGLE_REFERENCE, out)
 
 
 def read_images(paths: Sequence[Path], splits: Collection[str]) -> dict[str, Image]:
@@ -190,16 +190,6 @@ def _references(split: str, images: Mapping[str, Image], merge: bool) -> dict[st
 
 
 def _report(scores: Scores, protocol: str, out: Path | None) -> None:
-    """Figures at single thresholds are for the file alone."""
-    columns = [name for name in next(iter(scores.values())) if "_iou" not in name]
-    rows = [[split, *(_cell(figures.get(name)) for name in columns)] for split, figures in scores.items()]
-    sys.stdout.write("\n".join([*aligned([["split", *columns], *rows]), protocol]) + "\n")
+    sys.stdout.write(f"{figures_table(scores, f'protocol: {protocol}')}\n")
     if out:
-        out.write_text(json.dumps({"protocol": protocol.removeprefix("protocol: "), "scores": scores}, indent=1) + "\n")
-
-
-def _cell(figure: float | None) -> str:
-    """Counts as they are, shares in percent."""
-    if figure is None:
-        return ""
-    return f"{figure:,}" if isinstance(figure, int) else f"{100 * figure:.1f}"
+        out.write_text(json.dumps({"protocol": protocol, "scores": scores}, indent=1) + "\n")

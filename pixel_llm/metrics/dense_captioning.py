@@ -14,7 +14,7 @@ from pixel_llm.metrics.dense_captioning_scores import (
     TrueRegions,
     dense_captioning_scores,
 )
-from pixel_llm.metrics.distributed import gather_rows, on_rank_zero
+from pixel_llm.metrics.distributed import gather_rows, on_rank_zero, split_rows
 from pixel_llm.metrics.jars import JarUnavailable
 from pixel_llm.metrics.meteor import count_meteor, meteor_score
 from pixel_llm.metrics.region_overlap import Floats
@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 
 
 class DenseCaptioningMetrics(Metric):
-    """Collects what was found in every image and scores all of it together.
+    """Collects what was found in every image and scores all images of a split together.
 
-    `compute` returns the figures of `dense_figures`; it is empty before the first image. An image that several ranks
-    (or the padding of a distributed sampler) bring counts once. All ranks must call `compute`; the scoring itself
-    happens on rank 0.
+    `compute` returns the figures of `dense_figures` by split; it is empty before the first image. An image that
+    several ranks (or the padding of a distributed sampler) bring counts once. All ranks must call `compute`; the
+    scoring itself happens on rank 0.
     """
 
     full_state_update = False
@@ -39,7 +39,7 @@ class DenseCaptioningMetrics(Metric):
         self.rows: dict[str, tuple[TrueRegions, DetectedRegions]] = {}
 
     def update(self, keys: Sequence[str], truths: Sequence[TrueRegions], detections: Sequence[DetectedRegions]) -> None:
-        """keys: names of the images, unique in the data set.  truths: their regions, or none.  detections: what was
+        """keys: names SPLIT/IMAGE of the images.  truths: their regions, or none.  detections: what was
         found in them, or nothing; the boxes of both in the same frame, such as pixels of the original image."""
         for key, truth, found in zip(keys, truths, detections, strict=True):
             self.rows.setdefault(key, (truth, found))
@@ -50,10 +50,12 @@ class DenseCaptioningMetrics(Metric):
         """Updates only: precision of one batch would mean nothing."""
         self.update(keys, truths, detections)
 
-    def compute(self) -> dict[str, float]:
-        rows = gather_rows(self.rows)
-        truths, detections = [truth for truth, _ in rows.values()], [found for _, found in rows.values()]
-        return on_rank_zero(lambda: dense_figures(truths, detections, self.protocol)) if rows else {}
+    def compute(self) -> dict[str, dict[str, float]]:
+        splits = split_rows(gather_rows(self.rows))
+        return on_rank_zero(lambda: {split: self._figures(rows) for split, rows in splits.items()})
+
+    def _figures(self, rows: Sequence[tuple[TrueRegions, DetectedRegions]]) -> dict[str, float]:
+        return dense_figures([truth for truth, _ in rows], [found for _, found in rows], self.protocol)
 
     def reset(self) -> None:
         super().reset()

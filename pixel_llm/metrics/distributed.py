@@ -21,6 +21,14 @@ def gather_rows(rows: dict[str, Row]) -> dict[str, Row]:
     return dict(sorted(rows.items()))
 
 
+def split_rows(rows: dict[str, Row]) -> dict[str, list[Row]]:
+    """The rows of each split; a key is SPLIT/..."""
+    found: dict[str, list[Row]] = {}
+    for key, row in rows.items():
+        found.setdefault(key.partition("/")[0], []).append(row)
+    return found
+
+
 def on_rank_zero(function: Callable[[], Value]) -> Value:
     """Calls the function on rank 0 and returns its value, or raises its error, on all ranks.
 

@@ -16,13 +16,12 @@ from pixel_llm.losses import caption_loss
 from pixel_llm.metrics.dense_captioning import DenseCaptioningMetrics
 from pixel_llm.metrics.dense_captioning_scores import DetectedRegions, TrueRegions
 from pixel_llm.structures import Batch, ImageFeatures, Prompts, RegionPrediction, Regions, RoISamples
-from pixel_llm.tasks.base import PixelLLMTask
 from pixel_llm.tasks.optimizer import AdamWSchedule
-from pixel_llm.tasks.region_captions import region_predictions, select, write_captions
+from pixel_llm.tasks.region_captions import RegionTask, region_predictions, select, write_captions
 from pixel_llm.weights.start import StartingWeights
 
 
-class DenseCaptioning(PixelLLMTask):
+class DenseCaptioning(RegionTask):
     """Learns to find objects and to caption what it has found, end to end; no gradient flows from words to boxes.
 
     The prompts of a batch are the true regions. Captions are learned on sampled boxes, each with the sentence of the
@@ -94,8 +93,7 @@ class DenseCaptioning(PixelLLMTask):
         return {"predictions": answers}
 
     def on_test_epoch_end(self) -> None:
-        self.log_dict({f"test/{name}": value for name, value in self.metrics.compute().items()})
-        self.metrics.reset()
+        self.report(self.metrics, f"protocol: {self.metrics.protocol}")
 
     def predict_step(self, batch: Batch, batch_idx: int, *_: Any) -> list[RegionPrediction]:
         return self.find(self.encode(batch), batch)
@@ -109,9 +107,7 @@ class DenseCaptioning(PixelLLMTask):
         if context is not None:  # the same for every region: what is asked for, not where
             context = context[:1].expand(len(found.boxes), -1)
         prompts = Prompts(found.image_index, found.boxes, context)
-        captions, log_p = write_captions(
-            self.core, features, prompts, self.rule, self.tokenizer, self.captions_at_once
-        )
+        captions, log_p = write_captions(self.core, features, prompts, self.rule, self.tokenizer, self.captions_at_once)
         scores = found.scores
         if self.multiply_caption_score:
             scores = (scores.clamp(min=0) * log_p.exp()).sqrt()

@@ -8,15 +8,15 @@ from torch import Tensor
 from pixel_llm.core.decoding import DecodingRule
 from pixel_llm.core.pixel_llm import PixelLLM
 from pixel_llm.losses import caption_loss
-from pixel_llm.metrics.captions import CaptionMetrics
+from pixel_llm.metrics.region_captions import SINGLE_REFERENCE, RegionCaptionMetrics
 from pixel_llm.structures import Batch, ImageFeatures, RegionPrediction
-from pixel_llm.tasks.base import PixelLLMTask, prompt_keys
+from pixel_llm.tasks.base import prompt_keys
 from pixel_llm.tasks.optimizer import AdamWSchedule
-from pixel_llm.tasks.region_captions import region_predictions, write_captions
+from pixel_llm.tasks.region_captions import RegionTask, region_predictions, write_captions
 from pixel_llm.weights.start import StartingWeights
 
 
-class RegionCaptioning(PixelLLMTask):
+class RegionCaptioning(RegionTask):
     """Learns to say what is in each prompt's region; the heads for places, masks and proposals stay as they are.
 
     label_smoothing: see `pixel_llm.losses`.  max_tokens, beams: of decoding in tests and predictions.
@@ -39,7 +39,7 @@ class RegionCaptioning(PixelLLMTask):
                 part.requires_grad_(False)
         self.label_smoothing, self.captions_at_once = label_smoothing, captions_at_once
         self.rule = DecodingRule(max_tokens, beams)
-        self.metrics = CaptionMetrics()
+        self.metrics = RegionCaptionMetrics()
 
     def loss(self, batch: Batch, stage: str) -> Tensor:
         assert batch.targets is not None
@@ -59,8 +59,7 @@ class RegionCaptioning(PixelLLMTask):
         return {"predictions": answered}
 
     def on_test_epoch_end(self) -> None:
-        self.log_dict({f"test/{name}": value for name, value in self.metrics.compute().items()})
-        self.metrics.reset()
+        self.report(self.metrics, f"protocol: {SINGLE_REFERENCE}")
 
     def predict_step(self, batch: Batch, batch_idx: int, *_: Any) -> list[RegionPrediction]:
         return self.describe(self.encode(batch), batch)

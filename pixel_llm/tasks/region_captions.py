@@ -1,5 +1,6 @@
 """What tasks that caption regions share: writing many captions of few images, and answers in pixels."""
 
+import sys
 from typing import Any
 
 import torch
@@ -8,7 +9,24 @@ from torch import Tensor
 from pixel_llm.coordinates import box_01_to_original_px
 from pixel_llm.core.decoding import DecodingRule
 from pixel_llm.core.pixel_llm import PixelLLM
+from pixel_llm.metrics.dense_captioning import DenseCaptioningMetrics
+from pixel_llm.metrics.region_captions import RegionCaptionMetrics
 from pixel_llm.structures import Batch, ImageFeatures, Prompts, RegionPrediction
+from pixel_llm.tables import figures_table
+from pixel_llm.tasks.base import PixelLLMTask
+
+
+class RegionTask(PixelLLMTask):
+    """Base class of the tasks that are scored on regions, split by split."""
+
+    def report(self, metrics: RegionCaptionMetrics | DenseCaptioningMetrics, note: str) -> None:
+        """Log the figures of a test, and print them as a table with what they depend on."""
+        scores = metrics.compute()
+        metrics.reset()
+        for split, figures in scores.items():
+            self.log_dict({f"test/{split}/{name}": float(value) for name, value in figures.items()})
+        if scores and self.trainer.is_global_zero:
+            sys.stdout.write(f"\n{figures_table(scores, note)}\n")
 
 
 @torch.no_grad()
@@ -42,6 +60,4 @@ def region_predictions(
     """boxes: float[P, 4] in [0, 1].  scores: float[P].  image_index: int[P]."""
     sizes = batch.original_sizes[image_index].tolist()
     pixels = [box_01_to_original_px(box, size) for box, size in zip(boxes.float().tolist(), sizes, strict=True)]
-    return [
-        RegionPrediction(*answer) for answer in zip(keys, pixels, captions, scores.float().tolist(), strict=True)
-    ]
+    return [RegionPrediction(*answer) for answer in zip(keys, pixels, captions, scores.float().tolist(), strict=True)]

@@ -17,6 +17,7 @@ from pixel_llm.metrics.lbm import LocalBipartiteMatching
 from pixel_llm.metrics.object_words import ObjectWordsInside
 from pixel_llm.metrics.point_l1 import PointL1
 from pixel_llm.metrics.referring import ReferringMetrics
+from pixel_llm.metrics.region_captions import RegionCaptionMetrics
 from pixel_llm.structures import Reference, ReferringPrediction
 
 SAMPLES = 5
@@ -27,7 +28,7 @@ REFERENCES = [["a dog runs fast", "the dog"], ["two cats sleep"], ["nothing"], [
 def evaluate(samples: list[int]) -> dict[str, float]:
     """All metrics over the given samples of a made-up data set, one update each."""
     words, points, inside, texts = LocalBipartiteMatching(k=1), PointL1(), ObjectWordsInside(), CaptionMetrics()
-    referring, dense = ReferringMetrics(), DenseCaptioningMetrics()
+    referring, dense, captions = ReferringMetrics(), DenseCaptioningMetrics(), RegionCaptionMetrics()
     for sample in samples:
         rng = torch.Generator().manual_seed(sample)
         boxes, truth = torch.rand(2, 10 * sample, 4, generator=rng)  # sample 0 has no box and is skipped
@@ -39,12 +40,14 @@ def evaluate(samples: list[int]) -> dict[str, float]:
         regions = [[0.0, 0.0, 20.0, 9.0 * i + 9] for i in range(sample)]  # sample 0 has none
         true = TrueRegions(np.array(regions).reshape(-1, 4), CAPTIONS[:sample])
         detected = DetectedRegions(np.array([[0.0, 0.0, 20.0, 15.0]]), np.array([0.1 * sample]), [CAPTIONS[0]])
-        dense.update([f"key{sample}"], [true], [detected])
+        dense.update([f"{'ab'[sample % 2]}/{sample}"], [true], [detected])
+        captions.update([f"{'ab'[sample % 2]}/{sample}"], [CAPTIONS[sample]], [REFERENCES[sample]])
         reference = Reference(f"key{sample}", "", split="ab"[sample % 2], targets=[(0.0, 0.0, 1.0, 1.0)])
         referring.update([reference], [ReferringPrediction("", "", (0.0, 0.0, 20.0 * sample, 99.0))], [(100, 100)])
     values = {"lbm": words, "point_l1": points, "inside": inside}
-    figures = {f"{split}/{name}": v for split, own in referring.compute().items() for name, v in own.items()}
-    figures |= texts.compute() | dense.compute()
+    by_split = {"referring": referring.compute(), "dense": dense.compute(), "regions": captions.compute()}
+    figures = {f"{k}/{s}/{n}": v for k, splits in by_split.items() for s, own in splits.items() for n, v in own.items()}
+    figures |= texts.compute()
     return {name: metric.compute().item() for name, metric in values.items()} | figures
 
 

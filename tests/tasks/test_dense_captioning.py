@@ -108,7 +108,7 @@ def test_a_run_finds_and_scores(toy: Path, tmp_path: Path) -> None:
     trainer.fit(task, data)
     trainer.test(task, data, verbose=False)
     figures = json.loads((tmp_path / "run/test.json").read_text())
-    assert 0 <= figures["detection_map"] <= 1
+    assert 0 <= figures["toy_unc_test/detection_map"] <= 1
     rows = [json.loads(line) for line in (tmp_path / "run/test.jsonl").read_text().splitlines()]
     images = {r.image for batch in data.test_dataloader() for r in batch.references if r}
     assert {row["key"] for row in rows} <= images

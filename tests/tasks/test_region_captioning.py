@@ -54,7 +54,8 @@ def test_a_run_answers_every_region_of_the_test_once(prompt: str, toy: Path, tmp
     trained = {n.split(".")[0] for n, p in task.core.named_parameters() if not torch.equal(p, before[n])}
     assert trained == {"tuned_encoder", "prompt_feature_extractor", "language_model"}
     trainer.test(task, data, verbose=False)
-    assert {"cider", "bleu4", "rouge_l"} <= set(json.loads((tmp_path / "run/test.json").read_text()))
+    figures = json.loads((tmp_path / "run/test.json").read_text())
+    assert {f"toy_unc_test/{name}" for name in ("cider", "bleu4", "rouge_l")} <= set(figures)
     rows = [json.loads(line) for line in (tmp_path / "run/test.jsonl").read_text().splitlines()]
     asked = [r.key for batch in data.test_dataloader() for r in batch.references if r is not None]
     assert sorted(row["key"] for row in rows) == sorted(asked)

@@ -258,11 +258,20 @@ def test_the_metric_counts_an_image_once_and_forgets_all_by_reset(monkeypatch: p
     assert metric.compute() == {}
     for part in (slice(4, 6), slice(0, 4), slice(2, 5)):  # some images come twice
         metric.update(keys[part], truths[part], detections[part])
-    figures = metric.compute()
-    assert figures == dense_figures(truths, detections)
+    (split,) = metric.compute().items()
+    figures = split[1]
+    assert split == ("toy", dense_figures(truths, detections))
     assert figures["map"] == dense_captioning_scores(truths, detections, shared_words).mean_average_precision
     metric.reset()
     assert metric.compute() == {}
+
+
+def test_splits_are_scored_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dense_captioning, "_meteor", lambda *pairs: ("meteor", shared_words(*pairs)))
+    truths, detections = drawn(5)
+    metric = DenseCaptioningMetrics()
+    metric.update([f"{'ab'[i % 2]}/{i}" for i in range(len(truths))], truths, detections)
+    assert metric.compute() == {s: dense_figures(truths[i::2], detections[i::2]) for i, s in enumerate("ab")}
 
 
 def test_names_say_which_protocol_it_was_and_single_thresholds_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
