@@ -117,7 +117,7 @@ def compare_captions(report: Report, folder: Path) -> None:
     ]
     blocks.append(("large", large["items"], large["expected"]))
     try:
-        _check_meteor(report, blocks, python_meteor_statistics, "METEOR in Python")
+        _check_meteor(report, blocks, python_meteor_statistics, "METEOR_python")
         tokenized = [_tokenize(block_items) for _, block_items, _ in blocks]
     except JarUnavailable as problem:
         report.skip("captions", str(problem))
