@@ -1,6 +1,7 @@
 """Shows what a model says about fixed validation images, in TensorBoard and as files."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ class Pictures(L.Callback, ABC):
     """Base class of the callbacks that keep the first validation (or test) images and draw the answers to them.
 
     images: how many.  every_n_steps: draw during training when that many steps have passed since the last time, at
-    the next validation; a test draws once. Pictures go to TensorBoard and, as PNG, into `pictures/` of the log folder.
+    the next validation; a test draws once. Pictures go to TensorBoard and, as PNG, into `pictures/` of the log folder;
+    where several kinds of data are evaluated, into one more folder below it, such as `pictures/referring/`.
     """
 
     tag: str  # of the pictures in TensorBoard
+    sources: Sequence[str]  # of batches that can be drawn, where several kinds are evaluated; by their data modules
 
     def __init__(self, images: int = 4, every_n_steps: int = 1000) -> None:
         self.images, self.every_n_steps = images, every_n_steps
@@ -38,7 +41,7 @@ class Pictures(L.Callback, ABC):
     def on_validation_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int, *_: Any
     ) -> None:
-        if batch_idx == 0:
+        if batch_idx == 0 and set(batch.sources) <= set(self.sources):
             self._batch = batch
 
     def on_test_batch_start(
@@ -59,6 +62,8 @@ class Pictures(L.Callback, ABC):
     def _draw_all(self, trainer: L.Trainer, pl_module: L.LightningModule, name: str) -> None:
         batch = self._batch
         folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"  # a broadcast: every process has to ask
+        if isinstance(trainer.test_dataloaders or trainer.val_dataloaders, list):
+            folder /= self.tag
         if batch is None or not trainer.is_global_zero:
             return
         predicted = pl_module.predict_step(batch, 0)

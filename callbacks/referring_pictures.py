@@ -17,6 +17,7 @@ class ReferringPictures(Pictures):
     """
 
     tag = "referring"
+    sources = ("referring",)
 
     def draw(
         self, batch: Batch, image: int, prompts: list[int], predicted: list[ReferringPrediction]

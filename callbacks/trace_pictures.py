@@ -12,6 +12,7 @@ class TracePictures(Pictures):
     """Draws the answer to the first prompt of each image.  Arguments: see `Pictures`."""
 
     tag = "traces"
+    sources = ("localized_narratives",)
 
     def draw(self, batch: Batch, image: int, prompts: list[int], predicted: list[Prediction]) -> Image.Image | None:
         if not prompts:

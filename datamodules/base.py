@@ -50,17 +50,17 @@ class ImageSamples:
 class EvaluationLoaders(L.LightningDataModule, ABC):
     """A data module whose loaders outside training differ in the split only."""
 
-    def val_dataloader(self) -> PlannedLoader:
+    def val_dataloader(self) -> PlannedLoader | list[PlannedLoader]:
         return self.evaluation_loader("val")
 
-    def test_dataloader(self) -> PlannedLoader:
+    def test_dataloader(self) -> PlannedLoader | list[PlannedLoader]:
         return self.evaluation_loader("test")
 
-    def predict_dataloader(self) -> PlannedLoader:
+    def predict_dataloader(self) -> PlannedLoader | list[PlannedLoader]:
         return self.evaluation_loader("test")
 
     @abstractmethod
-    def evaluation_loader(self, split: str) -> PlannedLoader:
+    def evaluation_loader(self, split: str) -> PlannedLoader | list[PlannedLoader]:
         """Every sample of "val" or "test" once, as written."""
 
 

@@ -1,6 +1,5 @@
 """Several data sets in one training stream, each with its weight."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from datamodules.base import EvaluationLoaders, ShardDataModule, make_loader
@@ -16,7 +15,8 @@ class MixtureDataModule(EvaluationLoaders):
     weights: how often each source is drawn, in any scale.
     single_source_batches: every global batch comes from one source (the published recipe); otherwise images mix.
     samples_per_epoch: images in a training epoch; default all images of all sources together.
-    Evaluation runs on the first source.
+    evaluate_each: evaluate on the first source of each kind that has shards for it, one after the other, for a task
+        that takes all kinds; else on the first source alone.
     """
 
     def __init__(
@@ -28,6 +28,7 @@ class MixtureDataModule(EvaluationLoaders):
         num_workers: int = 2,
         seed: int = 0,
         samples_per_epoch: int | None = None,
+        evaluate_each: bool = False,
     ) -> None:
         super().__init__()
         first = sources[0]
@@ -36,7 +37,7 @@ class MixtureDataModule(EvaluationLoaders):
                 raise ValueError(f"sources {first.name} and {source.name} differ in tokenizer or image_size")
         self.sources, self.weights, self.single_source_batches = sources, weights, single_source_batches
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
-        self.samples_per_epoch = samples_per_epoch
+        self.samples_per_epoch, self.evaluate_each = samples_per_epoch, evaluate_each
         self.tokenizer, self.image_size = first.tokenizer, first.image_size
 
     def train_dataloader(self) -> PlannedLoader:
@@ -51,11 +52,19 @@ class MixtureDataModule(EvaluationLoaders):
         )
         return make_loader(self, self.sources, shards, plan, training=True)
 
-    def evaluation_loader(self, split: str) -> PlannedLoader:
-        source: Sequence[ShardDataModule] = self.sources[:1]
-        shards = [source[0].shards(split)]
-        plan = Plan([[len(index) for _, index in shards[0]]], seed=None)
-        return make_loader(self, source, shards, plan, training=False)
+    def evaluation_loader(self, split: str) -> PlannedLoader | list[PlannedLoader]:
+        if not self.evaluate_each:
+            return self._evaluation_loader(self.sources[0], split)
+        first: dict[str, ShardDataModule] = {}
+        for source in self.sources:
+            if source.folders[split]:
+                first.setdefault(source.name, source)
+        return [self._evaluation_loader(source, split) for source in first.values()]
+
+    def _evaluation_loader(self, source: ShardDataModule, split: str) -> PlannedLoader:
+        shards = source.shards(split)
+        plan = Plan([[len(index) for _, index in shards]], seed=None)
+        return make_loader(self, [source], [shards], plan, training=False)
 
     def state_dict(self) -> dict[str, Any]:
         return self.sources[0].state_dict()

@@ -5,6 +5,7 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
 from pixel_llm.core.language_model import LanguageModel
@@ -29,6 +30,20 @@ class Task(L.LightningModule):
         self.optimizer = optimizer
         self.weights = weights
         self._tokenizer: Any = None
+        self._whole: tuple[Task, str] | None = None
+
+    def take_part(self, whole: "Task", name: str) -> None:
+        """Become a part of a joint training, which does the logging, below this name, and has the tokenizer."""
+        self._whole = (whole, name)  # a tuple: torch would take the whole alone for a module of this one
+
+    def log(self, name: str, *args: Any, **kwargs: Any) -> None:
+        """As Lightning's; of a part, stage/value becomes stage/NAME/value."""
+        if self._whole is None:
+            super().log(name, *args, **kwargs)
+        else:
+            whole, own = self._whole
+            stage, _, value = name.partition("/")
+            whole.log(f"{stage}/{own}/{value}", *args, **kwargs | {"prog_bar": False, "add_dataloader_idx": False})
 
     def setup(self, stage: str) -> None:
         language_model = getattr(self.core, "language_model", self.core)
@@ -38,10 +53,11 @@ class Task(L.LightningModule):
             self.weights.load(self.core)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """ValueError with one line for a checkpoint of another task or size."""
+        """ValueError with one line for a checkpoint of another task or size; one of joint training can be tested."""
         config = yaml.safe_load(checkpoint.get("config", "{}"))
         theirs, own = config.get("model", {}).get("class_path", "").rpartition(".")[2], type(self).__name__
-        if theirs and theirs != own:
+        joint = theirs == "JointTraining" and self.trainer.state.fn != TrainerFn.FITTING
+        if theirs and theirs != own and not joint:
             raise ValueError(f"{self.trainer.ckpt_path}: a checkpoint of {theirs}, not of {own}")
         if "state_dict" in checkpoint:  # a sharded one is loaded piece by piece
             check_fit(self, checkpoint["state_dict"], str(self.trainer.ckpt_path))
@@ -67,6 +83,8 @@ class Task(L.LightningModule):
     @property
     def tokenizer(self) -> Any:
         """The data module's tokenizer (see `datamodules/tokenizer.py`), or one that was set in its place."""
+        if self._whole is not None:
+            return self._whole[0].tokenizer
         return self._tokenizer or self.trainer.datamodule.tokenizer  # type: ignore[attr-defined]
 
     @tokenizer.setter

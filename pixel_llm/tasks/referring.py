@@ -63,7 +63,7 @@ class Referring(PixelLLMTask):
     def sources(self) -> list[Any]:
         """The data modules that the expressions come from; the first one is evaluated on."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        return getattr(data, "sources", [data])
+        return [source for source in getattr(data, "sources", [data]) if source.name == "referring"]
 
     @torch.no_grad()
     def _score(self, features: ImageFeatures, batch: Batch) -> list[ReferringPrediction]:
