@@ -1,20 +1,20 @@
 """What queries were found to mean: box and mask over the image, beside the true ones where they are known."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import Image, ImageChops, ImageFilter
 from pycocotools import mask as coco_mask
 
-from pixel_llm.drawing.panels import Colour, Panel, fitted, sheet
-from pixel_llm.metrics.referring_scores import Answer, Box, Rle, Truth, compare
+from pixel_llm.drawing.frames import draw_frame
+from pixel_llm.drawing.lettering import BLACK, Colour
+from pixel_llm.drawing.panels import Panel, fitted, sheet
+from pixel_llm.metrics.referring_scores import Answer, Rle, Truth, compare
 from pixel_llm.structures import ReferringPrediction
 
 FOUND: Colour = (225, 0, 140)
 TRUTH: Colour = (0, 90, 200)
-_BLACK: Colour = (0, 0, 0)
 _OPACITY = 0.5
 
 
@@ -40,12 +40,13 @@ def _panel(image: NDArray[np.uint8], size: tuple[int, int], answer: ReferringPre
         if truth.mask:
             picture.paste(TRUTH, (0, 0), _outline(_stencil(truth.mask, picture)))
         for box in truth.boxes:
-            _frame(picture, size, box, TRUTH)
-    _frame(picture, size, answer.box, FOUND)
-    legend = [("found", FOUND)]
+            draw_frame(picture, size, box, TRUTH)
+    draw_frame(picture, size, answer.box, FOUND)
+    empty = answer.mask is not None and not coco_mask.area(answer.mask)
+    legend = [("found, with an empty mask" if empty else "found", FOUND)]
     if truth:
         legend.append(("truth" if truth.boxes else "truth: nothing is meant", TRUTH))
-    return Panel(answer.query, picture, [*legend, *((text, _BLACK) for text in figures(answer, truth))])
+    return Panel(answer.query, picture, [*legend, *((text, BLACK) for text in figures(answer, truth))])
 
 
 def figures(answer: ReferringPrediction, truth: Truth | None) -> list[str]:
@@ -71,14 +72,3 @@ def _stencil(mask: Rle, picture: Image.Image) -> Image.Image:
 def _outline(stencil: Image.Image) -> Image.Image:
     """The outermost two pixels of what a stencil lets through."""
     return ImageChops.subtract(stencil, stencil.filter(ImageFilter.MinFilter(5)))
-
-
-def _frame(picture: Image.Image, size: tuple[int, int], box: Box, colour: Colour) -> None:
-    """A box with a light rim; what lies outside is drawn at the edge, a box that is no number not at all."""
-    if not all(math.isfinite(value) for value in box):
-        return
-    xs = sorted(min(max(x * picture.width / size[1], 0), picture.width - 1) for x in box[::2])
-    ys = sorted(min(max(y * picture.height / size[0], 0), picture.height - 1) for y in box[1::2])
-    pen = ImageDraw.Draw(picture)
-    pen.rectangle((xs[0] - 1, ys[0] - 1, xs[1] + 1, ys[1] + 1), outline="white", width=5)
-    pen.rectangle((xs[0], ys[0], xs[1], ys[1]), outline=colour, width=3)

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from pixel_llm.drawing.panels import Colour, Panel, fitted, sheet
+from pixel_llm.drawing.lettering import Colour
+from pixel_llm.drawing.panels import Panel, fitted, sheet
 from pixel_llm.structures import Word
 
 

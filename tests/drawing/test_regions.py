@@ -11,7 +11,7 @@ from pixel_llm.structures import ReferringPrediction
 
 SIZE = (60, 90)
 GREY = np.full((*SIZE, 3), 128, np.uint8)
-TOP, LEFT = 16 + 23 + 4, 16  # of the picture on a sheet whose titles take one line
+TOP, LEFT = 16 + 26 + 4, 16  # of the picture on a sheet whose titles take one line
 
 
 def rle(rows: slice, columns: slice, size: tuple[int, int] = SIZE) -> dict:
@@ -92,7 +92,17 @@ def test_any_image_and_any_box_can_be_drawn(size: tuple[int, int], box: tuple[fl
     truth = Truth("val", "", size, [box], mask)
     image = np.zeros((*size, 3), np.uint8)
     drawn = draw_regions(image, size, [ReferringPrediction("k", "q", box, mask, 0.5)], [truth])
-    assert drawn.width == PANEL + 2 * 16
+    assert PANEL >= drawn.width - 2 * 16 >= 300
+
+
+def test_an_empty_mask_is_said_to_be_one() -> None:
+    box, nothing = (10, 20, 40, 50), rle(slice(0, 0), slice(0, 0))
+    full = ReferringPrediction("k", "ring", box, rle(slice(20, 21), slice(10, 11)))
+    empty, none = ReferringPrediction("k", "ring", box, nothing), ReferringPrediction("k", "ring", box)
+    below = TOP + round(60 * PANEL / 90)
+    captions = [np.asarray(draw_regions(GREY, SIZE, [answer], [None]))[below:] for answer in (full, empty, none)]
+    assert (captions[0] == captions[2]).all()
+    assert (captions[1] != 255).sum() > 2 * (captions[0] != 255).sum()
 
 
 def test_figures_follow_from_the_truth() -> None:
