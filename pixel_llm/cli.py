@@ -15,6 +15,8 @@ _OWN_VERBS = {
     "prepare": "raw annotations and images, or the toy world -> shards",
     "caption": "say what is in a photo, and where each word is",
     "refer": "find what a sentence means in a photo: its box and its mask",
+    "describe": "say what is in boxes of a photo, or where clicks are",
+    "dense": "find the objects of a photo and say what each is",
     "score": "figures of predictions in a file, from any system",
 }
 
@@ -40,7 +42,7 @@ def main() -> int:
         from datamodules.prepare.command import main as prepare
 
         return prepare(arguments[1:])
-    if verb in ("caption", "refer"):
+    if verb in ("caption", "refer", "describe", "dense"):
         from pixel_llm import photo_commands
 
         return guarded(lambda: getattr(photo_commands, verb)(arguments[1:]))

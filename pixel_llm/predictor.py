@@ -13,11 +13,16 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 from datamodules.referring import query_context, query_tokens
 from datamodules.samples import Question, Sample, collate
 from datamodules.tokenizer import Tokenizer
-from datamodules.views import decode_jpeg, whole_view
-from pixel_llm.structures import Batch, Prediction, Reference, ReferringPrediction
+from datamodules.views import View, decode_jpeg, whole_view
+from pixel_llm.asked_places import Click, checked_box, checked_clicks, click_shares, spanned
+from pixel_llm.coordinates import Box, box_original_px_to_01
+from pixel_llm.structures import Batch, Prediction, Reference, ReferringPrediction, RegionPrediction
 from pixel_llm.tasks.base import Task
 from pixel_llm.tasks.captioning import Captioning
+from pixel_llm.tasks.dense_captioning import DenseCaptioning
 from pixel_llm.tasks.referring_localization import ReferringLocalization
+from pixel_llm.tasks.region_captioning import RegionCaptioning
+from pixel_llm.tasks.region_captions import write_captions
 from pixel_llm.tasks.words import predictions
 from pixel_llm.weights.checkpoint import find_checkpoint, read_checkpoint
 from pixel_llm.weights.tensors import load_tensors
@@ -48,6 +53,7 @@ class Predictor:
         self.tokenizer = Tokenizer.from_json(tokenizer)
         self.data: dict[str, Any] = _data_settings(config["data"])
         load_tensors(self.task, content["state_dict"], str(self.path))
+        self.task.tokenizer = self.tokenizer
         self.task.eval().to(self.device)
 
     @torch.no_grad()
@@ -55,7 +61,7 @@ class Predictor:
         """Say what is in an image (the bytes of its file), with the place of every word in its pixels."""
         task = self._task(Captioning, "write captions")
         context = self.tokenizer.context(self.data["prompts"][0], self.data["max_context_tokens"])
-        batch = self._batch(image, name, [Question(Reference(name, ""), context=context)])
+        batch = self._batch(self._view(image, name), name, [Question(Reference(name, ""), context=context)])
         generation = task.core.generate(task.encode(batch), batch.prompts, task.rule)
         index = batch.prompts.image_index
         return predictions(generation, [name], index, batch.original_sizes, self.tokenizer)[0]
@@ -72,13 +78,59 @@ class Predictor:
         questions = [self._ask(query, f"{name}/{i}") for i, query in enumerate(asked, 1)]
         if not questions:
             return []
-        batch = self._batch(image, name, questions)
+        batch = self._batch(self._view(image, name), name, questions)
         return task.answer(task.encode(batch), batch)
+
+    @torch.no_grad()
+    def describe(
+        self,
+        image: bytes,
+        boxes: Sequence[Sequence[float]] = (),
+        points: Sequence[Sequence[float]] = (),
+        name: str = "image",
+    ) -> list[RegionPrediction]:
+        """Say what is in each box of an image (the bytes of its file), and then what lies where the clicks are.
+
+        boxes: x0 y0 x1 y1 in pixels of the photo.  points: clicks xy on one thing, which get one answer for all of
+        them, whose box is the one that they span.
+        Raises ValueError with one line for boxes and clicks that cannot be meant, see `checked_box`.
+        """
+        task = self.task
+        if not isinstance(task, RegionCaptioning | DenseCaptioning):
+            raise self._cannot("caption regions")
+        view = self._view(image, name)
+        size = view.original_size
+        places, clicks = [checked_box(box, size) for box in boxes], checked_clicks(points, size)
+        kinds = [[self._place(box_original_px_to_01(box, size)) for box in places]]  # a batch has prompts of one kind
+        if clicks:
+            places.append(spanned(clicks))
+            kinds.append([self._place(box_original_px_to_01(places[-1], size), click_shares(clicks, size))])
+        features = task.encode(self._batch(view, name, []))
+        said: list[tuple[str, float]] = []
+        for questions in filter(None, kinds):
+            prompts = self._batch(view, name, questions).prompts
+            settings = (task.rule, self.tokenizer, task.captions_at_once)
+            captions, scores = write_captions(task.core, features, prompts, *settings)
+            said += zip(captions, scores.tolist(), strict=True)
+        answers = enumerate(zip(places, said, strict=True), 1)
+        return [RegionPrediction(f"{name}/{i}", box, *caption) for i, (box, caption) in answers]
+
+    @torch.no_grad()
+    def dense_caption(self, image: bytes, name: str = "image") -> list[RegionPrediction]:
+        """Find the objects of an image (the bytes of its file) and say what each is, the surest first."""
+        task = self._task(DenseCaptioning, "find objects")
+        nowhere = self._place((0.0, 0.0, 0.0, 0.0))  # for the prompt's text
+        nowhere.reference.image = name
+        batch = self._batch(self._view(image, name), name, [nowhere])
+        return task.find(task.encode(batch), batch)
 
     def _task(self, kind: type[AnyTask], ability: str) -> AnyTask:
         if not isinstance(self.task, kind):
-            raise ValueError(f"{self.path}: a model of {type(self.task).__name__} does not {ability}")
+            raise self._cannot(ability)
         return self.task
+
+    def _cannot(self, ability: str) -> ValueError:
+        return ValueError(f"{self.path}: a model of {type(self.task).__name__} does not {ability}")
 
     def _ask(self, query: str, key: str) -> Question:
         query = query.strip()
@@ -94,9 +146,17 @@ class Predictor:
         settings = (self.data["context_prompt"], self.data["max_context_tokens"])
         return Question(Reference(key, query), tokens, context=query_context(self.tokenizer, query, *settings))
 
-    def _batch(self, image: bytes, name: str, questions: list[Question]) -> Batch:
+    def _place(self, box: Box, clicks: Sequence[Click] = ()) -> Question:
+        """box: x0 y0 x1 y1, clicks: xy, in [0, 1]."""
+        context = query_context(self.tokenizer, "", self.data["context_prompt"], self.data["max_context_tokens"])
+        points = [(x, y, 1) for x, y in clicks]
+        return Question(Reference("", ""), context=context, prompt_box=box, points=points)
+
+    def _view(self, image: bytes, name: str) -> View:
         pixels = decode_jpeg(image, name)
-        view = whole_view(pixels, self.data["image_size"], (pixels.shape[-2], pixels.shape[-1]))
+        return whole_view(pixels, self.data["image_size"], (pixels.shape[-2], pixels.shape[-1]))
+
+    def _batch(self, view: View, name: str, questions: list[Question]) -> Batch:
         return collate([Sample(name, view, questions)], self.data["image_size"], self.tokenizer.pad_id).to(self.device)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import command, tiny_config, tiny_referring_config, write_config
+from tests.runs import command, tiny_config, tiny_referring_config, tiny_regions_config, write_config
 from tests.tiny import toy_shards
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -45,6 +45,25 @@ def tiny_referring_run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     """The folder of a training of two steps on expressions of `toy`, by a model with masks. To be read only."""
     folder = tmp_path_factory.mktemp("tiny_referring")
     config = tiny_referring_config(toy, folder / "run", steps=2)
+    done = command("fit", "--config", write_config(folder / "config.yaml", config))
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def tiny_region_run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training of two steps on sentences of regions of `toy`. To be read only."""
+    return _regions_run(toy, tmp_path_factory.mktemp("tiny_regions"), dense=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_dense_run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same by a model that finds the regions itself, any five of them. To be read only."""
+    return _regions_run(toy, tmp_path_factory.mktemp("tiny_dense"), dense=True)
+
+
+def _regions_run(toy: Path, folder: Path, dense: bool) -> Path:
+    config = tiny_regions_config(toy, folder / "run", steps=2, dense=dense)
     done = command("fit", "--config", write_config(folder / "config.yaml", config))
     assert done.returncode == 0, done.stderr
     return folder / "run"

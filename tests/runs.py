@@ -43,6 +43,15 @@ CORE = {
     "location_hidden": 16, "location_depth": 2,
 }  # fmt: skip
 
+PROPOSAL_HEAD = {
+    "class_path": "pixel_llm.core.proposal_head.ProposalHead",
+    "init_args": {
+        "width": 8, "scales": [1.0], "upsampled_width": 8, "extra_levels": 0, "tower_depth": 1, "norm_groups": 2,
+        "level_ranges": [[0.0, 100.0]], "pre_nms": [20, 20], "post_nms": [10, 10], "samples": 16, "detections": 5,
+        "score_threshold": 0.0,
+    },
+}  # fmt: skip
+
 
 def tiny_config(toy: Path, run: Path, steps: int = 4) -> dict[str, Any]:
     """Trace captioning of the toy world, with dropout; checkpoints at every step below `run`."""
@@ -101,6 +110,25 @@ def tiny_referring_config(toy: Path, run: Path, steps: int = 4) -> dict[str, Any
             **{f"{split}_shards": [str(toy / f"toy_unc_{split}")] for split in ("train", "val", "test")},
             "tokenizer": str(toy / "tokenizer"),
             "masks": True, "max_tokens": 24, "image_size": 64, "batch_size": 4, "num_workers": 0,
+        },
+    }  # fmt: skip
+    return config
+
+
+def tiny_regions_config(toy: Path, run: Path, steps: int = 4, dense: bool = False) -> dict[str, Any]:
+    """Captioning of regions of the toy world, or dense captioning; otherwise as `tiny_config`."""
+    config = tiny_config(toy, run, steps)
+    name = "dense_captioning.DenseCaptioning" if dense else "region_captioning.RegionCaptioning"
+    config["model"]["class_path"] = f"pixel_llm.tasks.{name}"
+    if dense:
+        config["model"]["init_args"]["core"]["init_args"] = CORE | {"proposal_head": PROPOSAL_HEAD}
+    config["data"] = {
+        "class_path": "datamodules.regions.RegionsDataModule",
+        "init_args": {
+            **{f"{split}_shards": [str(toy / f"toy_unc_{split}")] for split in ("train", "val", "test")},
+            "tokenizer": str(toy / "tokenizer"),
+            "regions_per_image": 4, "context_prompt": "an object of ", "max_tokens": 24, "image_size": 64,
+            "batch_size": 4, "num_workers": 0,
         },
     }  # fmt: skip
     return config

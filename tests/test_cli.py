@@ -51,7 +51,8 @@ def test_an_unknown_verb_is_one_line_and_code_2(monkeypatch, capsys) -> None:
 def test_help_lists_every_verb(monkeypatch, capsys) -> None:
     assert say(monkeypatch, "pixel-llm", "--help") == 0
     said = capsys.readouterr()
-    assert all(verb in said.out for verb in ("fit", "test", "prepare", "caption", "refer", "score"))
+    verbs = ("fit", "test", "prepare", "caption", "refer", "describe", "dense", "score")
+    assert all(verb in said.out for verb in verbs)
     assert not said.err
 
 

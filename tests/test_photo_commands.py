@@ -9,7 +9,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pixel_llm import cli
+from pixel_llm.drawing.captioned_boxes import CaptionedBox
 from pixel_llm.drawing.regions import FOUND
+from pixel_llm.structures import RegionPrediction
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +109,82 @@ def test_a_query_that_cannot_work_is_one_line(
         ("caption", tiny_referring_run, photo, None, "a model of ReferringLocalization does not write captions"),
     ):
         assert say(monkeypatch, verb, image, *([] if query is None else [query]), "--checkpoint", run) == 2
+        said = capsys.readouterr().err
+        assert message in said
+        assert len(said.strip().splitlines()) == 1
+
+
+def test_boxes_and_clicks_are_written_as_lines_picture_and_json(
+    tiny_region_run: Path, photo: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    out, file = tmp_path / "a.png", tmp_path / "a.json"
+    places = ("--box", 10, 20, 60, 70, "--point", 30, 40, "--box", 40, 40, 100.5, 120, "--point", 50, 60)
+    arguments = ("--checkpoint", tiny_region_run, "--out", out, "--json", file)
+    assert say(monkeypatch, "describe", photo, *places, *arguments) == 0
+    content = json.loads(file.read_text())
+    assert [answer["box"] for answer in content] == [[10, 20, 60, 70], [40, 40, 100.5, 120], [30, 40, 50, 60]]
+    assert capsys.readouterr().out.splitlines() == [
+        f"box 10.0 20.0 60.0 70.0: {content[0]['caption']}",
+        f"box 40.0 40.0 100.5 120.0: {content[1]['caption']}",
+        f"point 30.0 40.0, 50.0 60.0: {content[2]['caption']}",
+        f"picture: {out}",
+    ]
+    with Image.open(out) as picture:
+        colours = {colour for _, colour in picture.getcolors(10**6)}
+    assert {CaptionedBox(number, (0, 0, 1, 1), "").colour for number in (1, 2, 3)} <= colours
+
+
+def test_objects_are_written_from_the_surest_on(
+    tiny_dense_run: Path, photo: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    out, file = tmp_path / "a.png", tmp_path / "a.json"
+    found = [
+        RegionPrediction(photo.name, (1.0, 2.0, 30.0, 40.0), caption, score)
+        for caption, score in (("a ring", 0.3), ("a cross", 0.75), ("a star", 0.299), ("a square", 0.1))
+    ]
+    monkeypatch.setattr("pixel_llm.predictor.Predictor.dense_caption", lambda *_: found)
+    arguments = ("--checkpoint", tiny_dense_run, "--out", out, "--json", file)
+    assert say(monkeypatch, "dense", photo, *arguments) == 0
+    assert json.loads(file.read_text()) == [
+        {"key": photo.name, "box": [1, 2, 30, 40], "caption": caption, "score": score}
+        for caption, score in (("a cross", 0.75), ("a ring", 0.3))
+    ]
+    assert capsys.readouterr().out.splitlines() == [
+        "0.75  box 1.0 2.0 30.0 40.0: a cross",
+        "0.30  box 1.0 2.0 30.0 40.0: a ring",
+        f"picture: {out}",
+    ]
+    assert say(monkeypatch, "dense", photo, *arguments, "--threshold", "0") == 0
+    assert [answer["caption"] for answer in json.loads(file.read_text())] == ["a cross", "a ring", "a star", "a square"]
+
+
+def test_no_object_is_an_empty_answer_and_a_sentence(
+    tiny_dense_run: Path, photo: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    out, file = tmp_path / "a.png", tmp_path / "a.json"
+    arguments = ("--checkpoint", tiny_dense_run, "--out", out, "--json", file)
+    assert say(monkeypatch, "dense", photo, *arguments) == 0
+    assert capsys.readouterr().out.startswith("no object of score 0.3 or more; the surest has 0.0")
+    assert json.loads(file.read_text()) == []
+    assert out.is_file()
+    monkeypatch.setattr("pixel_llm.predictor.Predictor.dense_caption", lambda *_: [])
+    assert say(monkeypatch, "dense", photo, *arguments) == 0
+    assert capsys.readouterr().out.startswith("no object of score 0.3 or more; none was found at all")
+
+
+def test_places_that_cannot_be_meant_are_one_line(
+    tiny_region_run: Path, tiny_dense_run: Path, photo: Path, monkeypatch, capsys
+) -> None:
+    for verb, run, places, message in (
+        ("describe", tiny_region_run, ("--box", 60, 20, 10, 70), "box 60 20 10 70: in the wrong order"),
+        ("describe", tiny_region_run, ("--box", -5, 20, 10, 70), "box -5 20 10 70: outside the photo"),
+        ("describe", tiny_region_run, ("--box", 0, 0, 0.5, 0.5), "box 0 0 0.5 0.5: looks normalised"),
+        ("describe", tiny_region_run, ("--point", 9000, 1), "point 9000 1: outside the photo"),
+        ("describe", tiny_region_run, (), "nothing is asked"),
+        ("dense", tiny_region_run, (), "a model of RegionCaptioning does not find objects"),
+        ("dense", tiny_dense_run, ("--threshold", 30), "--threshold 30: not in [0, 1]"),
+    ):
+        assert say(monkeypatch, verb, photo, *places, "--checkpoint", run) == 2
         said = capsys.readouterr().err
         assert message in said
         assert len(said.strip().splitlines()) == 1

@@ -14,10 +14,12 @@ import yaml
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from datamodules.regions import read_regions, spread_clicks
 from pixel_llm.predictor import Predictor
+from pixel_llm.structures import Regions
 from pixel_llm.weights.checkpoint import find_checkpoint, read_checkpoint
 from tests.runs import tiny_trainer
-from tests.tiny import toy_narratives, toy_referring
+from tests.tiny import toy_narratives, toy_referring, toy_regions
 
 
 @pytest.fixture(scope="module")
@@ -183,3 +185,139 @@ def test_the_newest_checkpoint_of_a_folder_is_found(tmp_path: Path) -> None:
     assert find_checkpoint(tmp_path) == tmp_path / "new/last.ckpt"
     with pytest.raises(ValueError, match=r"last\.ckpt: not a checkpoint"):
         read_checkpoint(find_checkpoint(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def describer(tiny_region_run: Path) -> Predictor:
+    return Predictor(tiny_region_run)
+
+
+@pytest.fixture(scope="module")
+def finder(tiny_dense_run: Path) -> Predictor:
+    return Predictor(tiny_dense_run)
+
+
+def test_boxes_get_the_captions_of_the_evaluation(toy: Path, tmp_path: Path, describer: Predictor) -> None:
+    data = toy_regions(toy, context_prompt="an object of ")
+    batches = tiny_trainer(tmp_path, 1).predict(describer.task, data, return_predictions=True)
+    evaluated = {p.key: p for batch in batches for p in batch}
+    source = data.test_dataloader().source
+    for position in range(3):
+        record = source.record(position)
+        asked = read_regions(json.loads(record["json"]))
+        answers = describer.describe(record["jpg"], [region.box for region in asked], name="photo")
+        assert [a.key for a in answers] == [f"photo/{i}" for i in range(1, len(asked) + 1)]
+        for region, answer in zip(asked, answers, strict=True):
+            expected = evaluated[f"toy_unc_test/{region.region_id}"]
+            assert answer.box == tuple(region.box)
+            assert answer.caption == expected.caption
+            assert answer.score == pytest.approx(expected.score, abs=1e-4)
+
+
+def test_objects_are_those_of_the_evaluation(toy: Path, tmp_path: Path, finder: Predictor) -> None:
+    data = toy_regions(toy, context_prompt="an object of ")
+    batches = tiny_trainer(tmp_path, 1).predict(finder.task, data, return_predictions=True)
+    evaluated = [p for batch in batches for p in batch]
+    source = data.test_dataloader().source
+    for position in range(3):
+        record = source.record(position)
+        image = f"toy_unc_test/{json.loads(record['json'])['image_id']}"
+        expected = [p for p in evaluated if p.key == image]
+        found = finder.dense_caption(record["jpg"], "photo")
+        assert len(found) == len(expected) > 0
+        assert {answer.key for answer in found} == {"photo"}
+        assert [a.caption for a in found] == [a.caption for a in expected]
+        assert [a.score for a in found] == pytest.approx([a.score for a in expected], abs=1e-5)
+        np.testing.assert_allclose([a.box for a in found], [a.box for a in expected], atol=1e-2)
+
+
+@pytest.mark.parametrize("size", [(100, 300), (300, 100), (40, 41)])
+def test_found_boxes_are_in_pixels_of_the_photo(size: tuple[int, int], finder: Predictor, monkeypatch) -> None:
+    found = Regions(torch.zeros(1, dtype=torch.long), torch.tensor([[0.25, 0.5, 0.75, 1.0]]), torch.tensor([0.5]))
+    monkeypatch.setattr(finder.task.core.proposal_head, "detect", lambda outputs: found)
+    (answer,) = finder.dense_caption(png(*size))
+    height, width = size
+    assert answer.box == pytest.approx((0.25 * width, 0.5 * height, 0.75 * width, height))
+    assert answer.score == 0.5
+    assert answer.caption == finder.describe(png(*size), [answer.box])[0].caption
+
+
+def test_clicks_get_one_answer_after_those_of_the_boxes(describer: Predictor, finder: Predictor) -> None:
+    image, box, clicks = png(50, 70), (10, 5, 60, 45), [(30, 20), (12.5, 40)]
+    for predictor in (describer, finder):
+        both = predictor.describe(image, [box], clicks)
+        assert [answer.box for answer in both] == [box, (12.5, 20, 30, 40)]
+        (by_box,), (by_clicks,) = predictor.describe(image, [box]), predictor.describe(image, points=clicks)
+        for together, alone in zip(both, (by_box, by_clicks), strict=True):
+            assert (together.box, together.caption) == (alone.box, alone.caption)
+            assert together.score == pytest.approx(alone.score, abs=1e-5)
+        (elsewhere,) = predictor.describe(image, points=[(60, 3)])
+        assert elsewhere.score != pytest.approx(by_clicks.score, abs=1e-6)
+        assert predictor.describe(image) == []
+
+
+def test_a_place_is_asked_as_the_data_ask_it(toy: Path, describer: Predictor, monkeypatch) -> None:
+    seen = []
+    generate = describer.task.core.generate
+    monkeypatch.setattr(
+        describer.task.core, "generate", lambda f, prompts, rule: seen.append(prompts) or generate(f, prompts, rule)
+    )
+    for prompt in ("box", "points"):
+        data = toy_regions(toy, context_prompt="an object of ", batch_size=1, prompt=prompt, clicks=3)
+        asked = next(iter(data.test_dataloader()))
+        record = data.test_dataloader().source.record(0)
+        region = read_regions(json.loads(record["json"]))[0]
+        if prompt == "box":
+            describer.describe(record["jpg"], [region.box])
+            torch.testing.assert_close(seen[-1].boxes, asked.prompts.boxes[:1])
+        else:
+            clicks = spread_clicks(np.array(region.box, float), 3).tolist()
+            describer.describe(record["jpg"], points=clicks)
+            torch.testing.assert_close(seen[-1].points, asked.prompts.points[:1])
+            assert torch.equal(seen[-1].point_labels, asked.prompts.point_labels[:1])
+        assert torch.equal(seen[-1].context, asked.prompts.context[:1])
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ((60, 5, 10, 45), "box 60 5 10 45: in the wrong order"),
+        ((10, 45, 60, 5), "box 10 45 60 5: in the wrong order"),
+        ((10, 5, 10, 45), "box 10 5 10 45: has no area"),
+        ((10, 5, 71, 45), "box 10 5 71 45: outside the photo of 70 x 50 pixels"),
+        ((-1, 5, 20, 45), "box -1 5 20 45: outside the photo"),
+        ((0.1, 0.2, 0.5, 1), "box 0.1 0.2 0.5 1: looks normalised"),
+        ((float("nan"), 5, 20, 45), "box nan 5 20 45: not all of it is a number"),
+        ((10, 5, 20), "box 10 5 20: 3 numbers"),
+    ],
+)
+def test_a_box_that_cannot_be_meant_is_one_line(describer: Predictor, box: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}") as error:
+        describer.describe(png(50, 70), [(0, 0, 70, 50), box])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("click", "message"),
+    [
+        ((71, 5), "point 71 5: outside the photo of 70 x 50 pixels"),
+        ((5, 50.5), "point 5 50.5: outside the photo"),
+        ((5, 5, 1), "point 5 5 1: 3 numbers"),
+    ],
+)
+def test_a_click_that_cannot_be_meant_is_one_line(describer: Predictor, click: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        describer.describe(png(50, 70), points=[(3, 4), click])
+    with pytest.raises(ValueError, match=r"^point 0.5 0.5 1 0.25: looks normalised to \[0, 1\]"):
+        describer.describe(png(50, 70), points=[(0.5, 0.5), (1, 0.25)])
+
+
+def test_a_photo_of_one_pixel_has_a_box(describer: Predictor) -> None:
+    assert len(describer.describe(png(1, 1), [(0, 0, 1, 1)], [(0.5, 0.5)])) == 2
+
+
+def test_models_that_do_not_caption_regions_or_find_them_are_named(referrer: Predictor, describer: Predictor) -> None:
+    with pytest.raises(ValueError, match=r"a model of ReferringLocalization does not caption regions$"):
+        referrer.describe(png(20, 30), [(0, 0, 20, 20)])
+    with pytest.raises(ValueError, match=r"a model of RegionCaptioning does not find objects$"):
+        describer.dense_caption(png(20, 30))
