@@ -1,6 +1,7 @@
 """The callbacks, each in a short training or test of the toy world."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,25 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
+from callbacks.dense_pictures import DensePictures, true_numbers
 from callbacks.evaluation_report import EvaluationReport
 from callbacks.last_checkpoint import LastCheckpoint
 from callbacks.nan_guard import NanGuard
 from callbacks.referring_pictures import ReferringPictures
+from callbacks.region_pictures import RegionPictures
 from callbacks.step_seed import StepSeed
 from callbacks.throughput import Throughput
 from callbacks.trace_pictures import TracePictures, true_words
+from pixel_llm.core.proposal_head import ProposalHead
+from pixel_llm.drawing.captioned_boxes import CaptionedBox
 from pixel_llm.drawing.regions import FOUND, TRUTH
-from pixel_llm.structures import Batch, Reference, Word
+from pixel_llm.structures import Batch, Reference, RegionPrediction, Word
+from pixel_llm.tasks.dense_captioning import DenseCaptioning
 from pixel_llm.tasks.referring_localization import ReferringLocalization
+from pixel_llm.tasks.region_captioning import RegionCaptioning
 from pixel_llm.tasks.trace_captioning import TraceCaptioning
-from tests.runs import fit, tiny_optimizer, tiny_task, tiny_trainer
-from tests.tiny import tiny_core, toy_narratives, toy_referring
+from tests.runs import PROPOSAL_HEAD, fit, tiny_optimizer, tiny_task, tiny_trainer
+from tests.tiny import tiny_core, toy_narratives, toy_referring, toy_regions
 
 
 class NanAt(TraceCaptioning):
@@ -120,6 +127,48 @@ def test_an_image_without_expressions_and_a_repeated_one_are_not_drawn(toy: Path
     for image in (0, 1):
         prompts = [p for p, i in enumerate(index) if i == image]
         assert ReferringPictures().draw(batch, image, prompts, answers) is None
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_regions_are_drawn_when_they_are_due(toy: Path, tmp_path: Path, dense: bool) -> None:
+    callback, settings = DensePictures if dense else RegionPictures, {"val_check_interval": 2}
+    head = partial(ProposalHead, **PROPOSAL_HEAD["init_args"]) if dense else None
+    task = (DenseCaptioning if dense else RegionCaptioning)(tiny_core(proposal_head=head), tiny_optimizer())
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    settings |= {"limit_val_batches": 1, "check_val_every_n_epoch": None, "logger": logger}
+    fit(task, toy_regions(toy), tmp_path, 2, [callback(images=2)], **settings)
+    files = sorted((tmp_path / "pictures").iterdir())
+    assert [f.name for f in files] == [f"step_000002_{i}.png" for i in (0, 1)]
+    for file in files:
+        with Image.open(file) as picture:
+            colours = {colour for _, colour in picture.getcolors(10**6)}
+            assert CaptionedBox(1, (0, 0, 1, 1), "").colour in colours
+            assert picture.width > 2 * 640 * 0.7 if dense else True  # prediction beside truth
+    events = EventAccumulator(str(tmp_path)).Reload()
+    tag = "dense" if dense else "regions"
+    assert events.Tags()["images"] == [f"{tag}/0", f"{tag}/1"]
+
+
+def test_an_image_without_regions_is_drawn_dense_and_a_repeated_one_never(toy: Path) -> None:
+    batch = next(iter(toy_regions(toy).val_dataloader()))
+    index = batch.prompts.image_index.tolist()
+    batch.references = [None if i == 0 else Reference("k", "", image="s/1") for i in index]
+    rows = [[p for p, i in enumerate(index) if i == image] for image in (0, 1)]
+    found = [RegionPrediction("s/1", (1.0, 2.0, 30.0, 40.0), "a ring", 0.5)]
+    answers = found * len(index)
+    assert DensePictures().draw(batch, 0, rows[0], answers) is None
+    assert RegionPictures().draw(batch, 0, rows[0], answers) is None
+    assert RegionPictures().draw(batch, 1, rows[1], answers) is None
+    for predicted in (found, []):
+        assert DensePictures().draw(batch, 1, rows[1], predicted) is not None
+
+
+def test_true_objects_are_numbered_as_the_found_ones_that_they_overlap() -> None:
+    found = [(0, 0, 10, 10), (20, 0, 30, 10), (40, 0, 50, 10)]
+    true = [(80, 0, 90, 10), (41, 0, 50, 10), (0, 0, 10, 6), (0, 0, 10, 9)]
+    assert true_numbers(found, true) == [4, 3, 5, 1]
+    assert true_numbers([], true) == [1, 2, 3, 4]
+    assert true_numbers(found, []) == []
 
 
 def test_true_words_are_in_pixels() -> None:
