@@ -20,9 +20,9 @@ from pixel_llm.structures import Batch, Prediction, Reference, ReferringPredicti
 from pixel_llm.tasks.base import Task
 from pixel_llm.tasks.captioning import Captioning
 from pixel_llm.tasks.dense_captioning import DenseCaptioning
+from pixel_llm.tasks.joint import JointTraining
 from pixel_llm.tasks.referring_localization import ReferringLocalization
-from pixel_llm.tasks.region_captioning import RegionCaptioning
-from pixel_llm.tasks.region_captions import write_captions
+from pixel_llm.tasks.region_captions import RegionTask, write_captions
 from pixel_llm.tasks.words import predictions
 from pixel_llm.weights.checkpoint import find_checkpoint, read_checkpoint
 from pixel_llm.weights.tensors import load_tensors
@@ -51,7 +51,8 @@ class Predictor:
         if tokenizer is None:
             raise ValueError(f"{self.path}: holds no tokenizer")
         self.tokenizer = Tokenizer.from_json(tokenizer)
-        self.data: dict[str, Any] = _data_settings(config["data"])
+        self._sources = _data_settings(config["data"])
+        self.data: dict[str, Any] = next(iter(self._sources.values()))
         load_tensors(self.task, content["state_dict"], str(self.path))
         self.task.tokenizer = self.tokenizer
         self.task.eval().to(self.device)
@@ -60,7 +61,8 @@ class Predictor:
     def caption(self, image: bytes, name: str = "image") -> Prediction:
         """Say what is in an image (the bytes of its file), with the place of every word in its pixels."""
         task = self._task(Captioning, "write captions")
-        context = self.tokenizer.context(self.data["prompts"][0], self.data["max_context_tokens"])
+        data = self._settings("LocalizedNarrativesDataModule")
+        context = self.tokenizer.context(data["prompts"][0], data["max_context_tokens"])
         batch = self._batch(self._view(image, name), name, [Question(Reference(name, ""), context=context)])
         generation = task.core.generate(task.encode(batch), batch.prompts, task.rule)
         index = batch.prompts.image_index
@@ -95,9 +97,7 @@ class Predictor:
         them, whose box is the one that they span.
         Raises ValueError with one line for boxes and clicks that cannot be meant, see `checked_box`.
         """
-        task = self.task
-        if not isinstance(task, RegionCaptioning | DenseCaptioning):
-            raise self._cannot("caption regions")
+        task = self._task(RegionTask, "caption regions")
         view = self._view(image, name)
         size = view.original_size
         places, clicks = [checked_box(box, size) for box in boxes], checked_clicks(points, size)
@@ -125,30 +125,36 @@ class Predictor:
         return task.find(task.encode(batch), batch)
 
     def _task(self, kind: type[AnyTask], ability: str) -> AnyTask:
-        if not isinstance(self.task, kind):
-            raise self._cannot(ability)
-        return self.task
+        """The checkpoint's task, of a joint training the one of this kind."""
+        tasks = self.task.tasks.values() if isinstance(self.task, JointTraining) else [self.task]
+        found = next((task for task in tasks if isinstance(task, kind)), None)
+        if found is None:
+            raise ValueError(f"{self.path}: a model of {type(self.task).__name__} does not {ability}")
+        return found
 
-    def _cannot(self, ability: str) -> ValueError:
-        return ValueError(f"{self.path}: a model of {type(self.task).__name__} does not {ability}")
+    def _settings(self, kind: str) -> dict[str, Any]:
+        """The arguments of a class of data module that took part in the training, else those of the first one."""
+        return self._sources.get(kind, self.data)
 
     def _ask(self, query: str, key: str) -> Question:
         query = query.strip()
         if not query:
             raise ValueError(f"query {key} is empty")
-        length, limit = len(self.tokenizer.encode(query)[0]), self.data["max_tokens"] - 2
-        tokens = query_tokens(self.tokenizer, query, self.data["max_tokens"])
+        data = self._settings("ReferringDataModule")
+        length, limit = len(self.tokenizer.encode(query)[0]), data["max_tokens"] - 2
+        tokens = query_tokens(self.tokenizer, query, data["max_tokens"])
         shown = textwrap.shorten(query, 60, placeholder=" ...")
         if length > limit:
             log.warning("query %r has %d tokens: only the first %d are read", shown, length, limit)
         if not self.tokenizer.decode(tokens)[0].strip():
             log.warning("query %r has no word that the model's tokenizer knows: its answer means nothing", shown)
-        settings = (self.data["context_prompt"], self.data["max_context_tokens"])
+        settings = (data["context_prompt"], data["max_context_tokens"])
         return Question(Reference(key, query), tokens, context=query_context(self.tokenizer, query, *settings))
 
     def _place(self, box: Box, clicks: Sequence[Click] = ()) -> Question:
         """box: x0 y0 x1 y1, clicks: xy, in [0, 1]."""
-        context = query_context(self.tokenizer, "", self.data["context_prompt"], self.data["max_context_tokens"])
+        data = self._settings("RegionsDataModule")
+        context = query_context(self.tokenizer, "", data["context_prompt"], data["max_context_tokens"])
         points = [(x, y, 1) for x, y in clicks]
         return Question(Reference("", ""), context=context, prompt_box=box, points=points)
 
@@ -176,7 +182,9 @@ def build_task(config: dict[str, Any]) -> Task:
     return parser.instantiate(parser.parse_object({"model": config})).model
 
 
-def _data_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of the data module, of a mixture those of its first source."""
-    settings = config["init_args"]
-    return _data_settings(settings["sources"][0]) if "sources" in settings else settings
+def _data_settings(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The arguments of each class of data module in a data section, in order; of several of a class the first one's."""
+    settings: dict[str, dict[str, Any]] = {}
+    for source in config["init_args"].get("sources", [config]):
+        settings.setdefault(source["class_path"].rpartition(".")[2], source["init_args"])
+    return settings

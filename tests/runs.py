@@ -134,6 +134,23 @@ def tiny_regions_config(toy: Path, run: Path, steps: int = 4, dense: bool = Fals
     return config
 
 
+def tiny_joint_config(toy: Path, run: Path, steps: int = 4) -> dict[str, Any]:
+    """Joint training on narratives, expressions and regions of the toy world, each with its own prompts."""
+    referring, regions = tiny_referring_config(toy, run), tiny_regions_config(toy, run, dense=True)
+    config = tiny_config(toy, run, steps)
+    config["model"]["class_path"] = "pixel_llm.tasks.joint.JointTraining"
+    config["model"]["init_args"]["core"] = regions["model"]["init_args"]["core"]
+    referring["data"]["init_args"] |= {"masks": False, "context_prompt": "where is "}
+    config["data"] = {
+        "class_path": "datamodules.mixture.MixtureDataModule",
+        "init_args": {
+            "sources": [config["data"], referring["data"], regions["data"]],
+            "weights": [1, 1, 1], "evaluate_each": True, "batch_size": 4, "num_workers": 0,
+        },
+    }  # fmt: skip
+    return config
+
+
 def write_config(path: Path, config: dict[str, Any]) -> Path:
     path.write_text(yaml.safe_dump(config))
     return path

@@ -17,7 +17,13 @@ from pixel_llm.tasks.base import PixelLLMTask
 
 
 class RegionTask(PixelLLMTask):
-    """Base class of the tasks that are scored on regions, split by split."""
+    """Base class of the tasks that caption regions and are scored on them, split by split.
+
+    rule: of decoding.  captions_at_once: so many regions are decoded together.
+    """
+
+    rule: DecodingRule
+    captions_at_once: int
 
     def report(self, metrics: RegionCaptionMetrics | DenseCaptioningMetrics, note: str) -> None:
         """Log the figures of a test, and print them as a table with what they depend on."""

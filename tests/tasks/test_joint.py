@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from callbacks.evaluation_report import EvaluationReport
@@ -17,13 +18,23 @@ from datamodules.image_captions import ImageCaptionDataModule
 from datamodules.mixture import MixtureDataModule
 from pixel_llm.core.pixel_llm import PixelLLM
 from pixel_llm.core.proposal_head import ProposalHead
+from pixel_llm.predictor import Predictor
 from pixel_llm.tasks.base import PixelLLMTask
 from pixel_llm.tasks.dense_captioning import DenseCaptioning
 from pixel_llm.tasks.image_captioning import ImageCaptioning
 from pixel_llm.tasks.joint import JointTraining
 from pixel_llm.tasks.referring_localization import ReferringLocalization
 from pixel_llm.tasks.trace_captioning import TraceCaptioning
-from tests.runs import PROPOSAL_HEAD, OneBatch, fit, tiny_optimizer, tiny_trainer
+from tests.runs import (
+    PROPOSAL_HEAD,
+    OneBatch,
+    command,
+    fit,
+    tiny_joint_config,
+    tiny_optimizer,
+    tiny_trainer,
+    write_config,
+)
 from tests.tiny import tiny_core, toy_narratives, toy_referring, toy_regions
 
 
@@ -160,6 +171,58 @@ def test_batches_of_several_kinds_are_refused(toy: Path, tmp_path: Path) -> None
     without_detector = JointTraining(tiny_core(), tiny_optimizer())
     with pytest.raises(ValueError, match="this model without a proposal head does not learn from regions"):
         fit(without_detector, OneBatch(toy_regions(toy), 1), tmp_path, 1)
+
+
+@pytest.fixture(scope="module")
+def joint_run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("joint")
+    done = command("fit", "--config", write_config(folder / "config.yaml", tiny_joint_config(toy, folder / "run", 2)))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_one_checkpoint_answers_all_questions(toy: Path, tmp_path: Path, joint_run: Path) -> None:
+    """As in the evaluation of each task, which reads its own prompts."""
+    predictor = Predictor(joint_run / "run")
+    content = yaml.safe_load((joint_run / "config.yaml").read_text())["data"]["init_args"]["sources"]
+    settings = [{n: v for n, v in source["init_args"].items() if not n.endswith("_shards")} for source in content]
+    narratives, referring, regions = (
+        make(toy, **own | {"tokenizer": str(toy / "tokenizer")})
+        for make, own in zip((toy_narratives, toy_referring, toy_regions), settings, strict=True)
+    )
+    record = narratives.test_dataloader().source.record(0)  # type: ignore[union-attr]
+    said = evaluated(predictor, narratives, tmp_path)
+    expected = next(answer for answer in said if answer.key.startswith(record["__key__"]))
+    assert predictor.caption(record["jpg"]).caption == expected.caption
+
+    record = referring.test_dataloader().source.record(0)  # type: ignore[union-attr]
+    expressions = json.loads(record["json"])["expressions"]
+    boxes = {answer.key.partition("/")[2]: answer.box for answer in evaluated(predictor, referring, tmp_path)}
+    for expression, answer in zip(
+        expressions, predictor.refer(record["jpg"], [e["text"] for e in expressions]), strict=True
+    ):
+        assert answer.box == pytest.approx(boxes[expression["id"]], abs=1e-3)
+
+    record = regions.test_dataloader().source.record(0)  # type: ignore[union-attr]
+    image = f"toy_unc_test/{json.loads(record['json'])['image_id']}"
+    found = [answer for answer in evaluated(predictor, regions, tmp_path) if answer.key == image]
+    answers = predictor.dense_caption(record["jpg"])
+    assert [a.caption for a in answers] == [a.caption for a in found] != []
+    described = predictor.describe(record["jpg"], [answer.box for answer in answers])
+    assert [a.caption for a in described] == [a.caption for a in answers]
+
+
+def evaluated(predictor: Predictor, data: ShardDataModule, folder: Path) -> list[Any]:
+    batches = tiny_trainer(folder, 1).predict(predictor.task, data, return_predictions=True)
+    return [answer for batch in batches or [] for answer in batch]
+
+
+def test_its_checkpoint_is_tested_by_each_task_but_not_trained_on(toy: Path, tmp_path: Path, joint_run: Path) -> None:
+    task = DenseCaptioning(Predictor(joint_run / "run").task.core, tiny_optimizer())  # type: ignore[arg-type]
+    checkpoint = joint_run / "run/checkpoints/last.ckpt"
+    tiny_trainer(tmp_path, 1).test(task, toy_regions(toy), ckpt_path=checkpoint, verbose=False)
+    with pytest.raises(ValueError, match="a checkpoint of JointTraining, not of DenseCaptioning"):
+        fit(task, toy_regions(toy), tmp_path, 3, ckpt_path=checkpoint)
 
 
 class Record(L.Callback):
