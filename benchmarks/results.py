@@ -71,7 +71,8 @@ def trace_figures() -> Figures:
             for split in SPLITS
         }
         suffix = "_blank" if blank else ""
-        for metric in ("lbm_k0", "lbm_k1", "point_l1", "object_words_inside", "cider", "bleu4", "rouge_l", "meteor", "meteor_python"):
+        locations = ("lbm_k0", "lbm_k1", "point_l1", "object_words_inside")
+        for metric in (*locations, "cider", "bleu4", "rouge_l", "meteor", "meteor_python"):
             if metric in tested["test"]:
                 figures[f"trace.{metric}{suffix}"] = tested["test"][metric]
         unseen = tested["test_unseen_pairs"]["object_words_inside"]
