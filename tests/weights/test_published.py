@@ -125,5 +125,5 @@ def test_unmatched_paths_are_named():
     message = r"published point_predictor: .*lacks mlp\.layers\.0\.bias; has mlp\.layers\.7\.bias too many"
     with pytest.raises(ValueError, match=message):
         published.load(head, "point_predictor", parameters)
-    with pytest.raises(ValueError, match="no counterpart of the published component 'box_decoder'"):
-        published.convert_model({"box_decoder/fpn/kernel": np.ones(2)})
+    with pytest.raises(ValueError, match="no counterpart of the published component 'det_backbone'"):
+        published.convert_model({"det_backbone/blocks.0/kernel": np.ones(2)})
