@@ -58,7 +58,8 @@ def _check_pixels(what: str, values: Sequence[float], size: tuple[int, int]) -> 
 def _check_inside(what: str, values: Sequence[float], size: tuple[int, int]) -> None:
     height, width = size
     if min(values) < 0 or max(values[::2]) > width or max(values[1::2]) > height:
-        raise ValueError(f"{what} {_text(values)}: outside the {_photo(size)}")
+        where = "reaches beyond" if what == "box" else "outside"
+        raise ValueError(f"{what} {_text(values)}: {where} the {_photo(size)}")
 
 
 def _photo(size: tuple[int, int]) -> str:

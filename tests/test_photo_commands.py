@@ -177,7 +177,7 @@ def test_places_that_cannot_be_meant_are_one_line(
 ) -> None:
     for verb, run, places, message in (
         ("describe", tiny_region_run, ("--box", 60, 20, 10, 70), "box 60 20 10 70: in the wrong order"),
-        ("describe", tiny_region_run, ("--box", -5, 20, 10, 70), "box -5 20 10 70: outside the photo"),
+        ("describe", tiny_region_run, ("--box", -5, 20, 10, 70), "box -5 20 10 70: reaches beyond the photo"),
         ("describe", tiny_region_run, ("--box", 0, 0, 0.5, 0.5), "box 0 0 0.5 0.5: looks normalised"),
         ("describe", tiny_region_run, ("--point", 9000, 1), "point 9000 1: outside the photo"),
         ("describe", tiny_region_run, (), "nothing is asked"),
