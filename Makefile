@@ -92,7 +92,7 @@ parity: $(INSTALLED)  ## compare with the published implementation's numbers (GO
 parity-metrics: $(INSTALLED)  ## compare the metrics with the reference code's numbers (GOLDEN=DIR)
 	python -m tests.parity.metrics $(or $(GOLDEN),../shared/golden/metrics)
 
-results: runs/toy/pretrain_attributes/.done runs/toy/pretrain_language_model/.done  ## measure what it learns -> docs/results.md (2 hours)
+results: runs/toy/pretrain_attributes/.done runs/toy/pretrain_language_model/.done  ## measure what it learns -> docs/results.md (3 to 4 hours)
 	python -m benchmarks.results
 
 ablations: runs/toy/pretrain_attributes/.done runs/toy/pretrain_language_model/.done  ## the paper's Tables 4 and 5 on the toy world -> docs/ablations.md (80 minutes on two cores)
