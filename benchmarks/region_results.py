@@ -1,11 +1,10 @@
 """What region captioning and dense captioning learn on the toy world; a part of `benchmarks.results`."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from datamodules.prepare.toy_world.scene import COLOURS, SHAPES, SIZES
 from datamodules.records import read_field
@@ -45,10 +44,8 @@ def shuffled_map(predictions: Path, shards: Path, seed: int) -> float:
         found.setdefault(row["key"], []).append((row["box"], row["score"], rows[other]["caption"]))
     truths, detections = [], []
     for split, image_id, regions in read_images(shards):
-        truths.append(TrueRegions(boxes([r.box for r in regions]), [r.phrase for r in regions]))
-        mine = found.get(f"{split}/{image_id}", [])
-        places, scores, captions = zip(*mine, strict=True) if mine else ((), (), ())
-        detections.append(DetectedRegions(boxes(places), np.array(scores), captions))
+        truths.append(TrueRegions.of((region.box, region.phrase) for region in regions))
+        detections.append(DetectedRegions.of(found.get(f"{split}/{image_id}", [])))
     return dense_figures(truths, detections)["map"]
 
 
@@ -57,7 +54,3 @@ def read_images(shards: Path) -> Iterable[tuple[str, str, list[Region]]]:
     for data in read_field(open_shards(shards, ("regions",)), "json"):
         content = json.loads(data)
         yield content["dataset_id"], content["image_id"], read_regions(content)
-
-
-def boxes(rows: Sequence[Sequence[float]]) -> NDArray[np.float64]:
-    return np.array(rows, float).reshape(-1, 4)

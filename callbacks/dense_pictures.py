@@ -23,7 +23,6 @@ class DensePictures(Pictures):
 
     tag = "dense"
     sources = ("regions",)
-    sources = ("regions",)
 
     def draw(
         self, batch: Batch, image: int, prompts: list[int], predicted: list[RegionPrediction]

@@ -14,7 +14,6 @@ class RegionPictures(Pictures):
 
     tag = "regions"
     sources = ("regions",)
-    sources = ("regions",)
 
     def draw(
         self, batch: Batch, image: int, prompts: list[int], predicted: list[RegionPrediction]

@@ -37,10 +37,9 @@ def supervised_tokens(targets: Tensor, pad_id: int, eos_id: int) -> Tensor:
 
 
 def mean_count(counted: Tensor) -> Tensor:
-    """How many elements of a bool tensor count, per process on average over all processes; all of them must call it.
+    """How many elements count, per process on average over all processes; all of them must call it.
 
-    An int tensor holds such numbers already.
-
+    counted: bool, or ints that are such numbers already.
     float scalar, that of a single element in all where there is none: for use as a divisor.
     """
     count, processes = counted.sum().float(), 1

@@ -22,7 +22,7 @@ from pixel_llm.tasks.captioning import Captioning
 from pixel_llm.tasks.dense_captioning import DenseCaptioning
 from pixel_llm.tasks.joint import JointTraining
 from pixel_llm.tasks.referring_localization import ReferringLocalization
-from pixel_llm.tasks.region_captions import RegionTask, write_captions
+from pixel_llm.tasks.region_captions import RegionTask
 from pixel_llm.tasks.words import predictions
 from pixel_llm.weights.checkpoint import find_checkpoint, read_checkpoint
 from pixel_llm.weights.tensors import load_tensors
@@ -105,12 +105,13 @@ class Predictor:
         if clicks:
             places.append(spanned(clicks))
             kinds.append([self._place(box_original_px_to_01(places[-1], size), click_shares(clicks, size))])
-        features = task.encode(self._batch(view, name, []))
+        batches = [self._batch(view, name, questions) for questions in kinds if questions]
+        if not batches:
+            return []
+        features = task.encode(batches[0])
         said: list[tuple[str, float]] = []
-        for questions in filter(None, kinds):
-            prompts = self._batch(view, name, questions).prompts
-            settings = (task.rule, self.tokenizer, task.captions_at_once)
-            captions, scores = write_captions(task.core, features, prompts, *settings)
+        for batch in batches:
+            captions, scores = task.write(features, batch.prompts)
             said += zip(captions, scores.tolist(), strict=True)
         answers = enumerate(zip(places, said, strict=True), 1)
         return [RegionPrediction(f"{name}/{i}", box, *caption) for i, (box, caption) in answers]
@@ -122,7 +123,7 @@ class Predictor:
         nowhere = self._place((0.0, 0.0, 0.0, 0.0))  # for the prompt's text
         nowhere.reference.image = name
         batch = self._batch(self._view(image, name), name, [nowhere])
-        return task.find(task.encode(batch), batch)
+        return task.answer(task.encode(batch), batch)
 
     def _task(self, kind: type[AnyTask], ability: str) -> AnyTask:
         """The checkpoint's task, of a joint training the one of this kind."""

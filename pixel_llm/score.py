@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.formats.masks import any_rle, union
-from datamodules.formats.records import FormatError, RecordError, four_numbers
+from datamodules.formats.records import FormatError, RecordError
 from datamodules.prepare.referring_corpora import open_referring
 from pixel_llm.metrics.referring_scores import Answer, Row, Truth, compare, referring_table, score
-from pixel_llm.score_files import check_once, read_contents, read_lines
+from pixel_llm.score_files import answered_box, check_once, read_contents, read_lines
 
 REFERRING = """A line of the predictions is a JSON object:
   {"key": "SPLIT/EXPRESSION ID", "box": [x0, y0, x1, y1], "mask": {"size": [h, w], "counts": ...}, "no_target": false}
@@ -124,9 +124,7 @@ def compare_predictions(file: Path, predictions: Predictions, truths: Mapping[st
 def _answer(record: dict[str, Any], size: tuple[int, int] | None) -> Answer:
     box = mask = None
     if record.get("box") is not None:
-        box = four_numbers(record, "box")
-        if box[2] < box[0] or box[3] < box[1]:
-            raise RecordError("'box' has x1 < x0 or y1 < y0: is it x y width height?")
+        box = answered_box(record)
     if record.get("mask") is not None:
         if size is None:
             raise RecordError("a mask, while the annotations do not say how large the image is")

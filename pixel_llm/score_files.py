@@ -6,7 +6,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.formats.records import FormatError, RecordError, parse_json, text
+from datamodules.formats.json_lines import numbered_lines
+from datamodules.formats.records import FormatError, RecordError, four_numbers, parse_json, text
+from datamodules.formats.splits import Box
 from datamodules.prepare.corpus import Corpus
 from datamodules.records import read_field
 from datamodules.shard_index import open_shards, shard_folders
@@ -36,17 +38,23 @@ def read_lines(file: Path) -> list[Line]:
     Raises FormatError, naming the line, for one that is no object with a key, and where there is none at all.
     """
     found = []
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
-                    record = parse_json(line)
-                    found.append(Line(number, text(record, "key"), record))
-                except RecordError as error:
-                    raise FormatError(f"{file}:{number}: {error}") from None
+    for number, line in numbered_lines(file):
+        try:
+            record = parse_json(line)
+            found.append(Line(number, text(record, "key"), record))
+        except RecordError as error:
+            raise FormatError(f"{file}:{number}: {error}") from None
     if not found:
         raise FormatError(f"{file}: no predictions")
     return found
+
+
+def answered_box(record: dict[str, Any]) -> Box:
+    """The `box` of a prediction; RecordError where it is none. One without an area is an answer, if a wrong one."""
+    box = four_numbers(record, "box")
+    if box[2] < box[0] or box[3] < box[1]:
+        raise RecordError("'box' has x1 < x0 or y1 < y0: is it x y width height?")
+    return box
 
 
 def check_once(file: Path, lines: Sequence[Line]) -> None:

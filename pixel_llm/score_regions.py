@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from datamodules.formats.records import FormatError, RecordError, finite, four_numbers, text, value
+from datamodules.formats.records import FormatError, RecordError, finite, text, value
 from datamodules.prepare.corpus import Corpus
 from datamodules.prepare.region_corpora import read_regions as read_raw_regions
 from datamodules.prepare.regions import split_corpus
@@ -20,8 +18,8 @@ from pixel_llm.metrics.dense_captioning import dense_figures
 from pixel_llm.metrics.dense_captioning_scores import DetectedRegions, Protocol, TrueRegions
 from pixel_llm.metrics.referring_scores import clip_box
 from pixel_llm.metrics.region_captions import MERGED_REFERENCES, SINGLE_REFERENCE
-from pixel_llm.metrics.region_overlap import Floats, merged_references
-from pixel_llm.score_files import Line, check_once, read_contents, read_lines
+from pixel_llm.metrics.region_overlap import merged_references
+from pixel_llm.score_files import Line, answered_box, check_once, read_contents, read_lines
 from pixel_llm.tables import figures_table
 
 Scores = dict[str, dict[str, float]]  # split -> name -> figure
@@ -36,12 +34,8 @@ class Image:
     regions: list[Region]
 
     @property
-    def boxes(self) -> Floats:
-        return np.array([region.box for region in self.regions], dtype=np.float64).reshape(-1, 4)
-
-    @property
-    def phrases(self) -> list[str]:
-        return [region.phrase for region in self.regions]
+    def truth(self) -> TrueRegions:
+        return TrueRegions.of((region.box, region.phrase) for region in self.regions)
 
 
 class Detection(NamedTuple):
@@ -60,8 +54,8 @@ def score_dense(file: Path, annotations: Sequence[Path], protocol: Protocol, out
         silent = sum(key not in found for key in own)
         if silent:
             sys.stderr.write(f"{split}: {silent:,} images without a prediction, counted as without detections\n")
-        truths = [TrueRegions(image.boxes, image.phrases) for image in own.values()]
-        detections = [_detected(found.get(key, [])) for key in own]
+        truths = [image.truth for image in own.values()]
+        detections = [DetectedRegions.of(found.get(key, [])) for key in own]
         counts = {"images": len(own), "regions": sum(len(truth.captions) for truth in truths)}
         counts["detections"] = sum(len(mine.captions) for mine in detections)
         scores[split] = counts | dense_figures(truths, detections, protocol, by_threshold=True)
@@ -149,9 +143,7 @@ def _unknown(what: str, key: str, images: Collection[Image]) -> str:
 
 
 def _detection(record: dict[str, Any], size: tuple[int, int] | None) -> Detection:
-    x0, y0, x1, y1 = four_numbers(record, "box")
-    if x1 < x0 or y1 < y0:
-        raise RecordError("'box' has x1 < x0 or y1 < y0: is it x y width height?")
+    x0, y0, x1, y1 = answered_box(record)
     if size and (x1 < 0 or y1 < 0 or x0 > size[1] or y0 > size[0]):
         raise RecordError(f"'box' lies outside the image of {size[1]} x {size[0]} pixels: is it of a resized one?")
     score = finite(value(record, "score"), "score")
@@ -166,12 +158,6 @@ def _by_split(images: Mapping[str, Image]) -> dict[str, dict[str, Image]]:
     return found
 
 
-def _detected(found: Sequence[Detection]) -> DetectedRegions:
-    boxes = np.array([detection.box for detection in found], dtype=np.float64).reshape(-1, 4)
-    scores = np.array([detection.score for detection in found], dtype=np.float64)
-    return DetectedRegions(boxes, scores, [detection.caption for detection in found])
-
-
 def _references(split: str, images: Mapping[str, Image], merge: bool) -> dict[str, list[str]]:
     """The references of every region, by its key.
 
@@ -179,8 +165,9 @@ def _references(split: str, images: Mapping[str, Image], merge: bool) -> dict[st
     """
     found: dict[str, list[str]] = {}
     for image in images.values():
-        single = [[phrase] for phrase in image.phrases]
-        references = merged_references(image.boxes, image.phrases) if merge else single
+        truth = image.truth
+        single = [[phrase] for phrase in truth.captions]
+        references = merged_references(truth.boxes, truth.captions) if merge else single
         for region, own in zip(image.regions, references, strict=True):
             key = f"{split}/{region.region_id}"
             if key in found:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.formats.image_paths import check_inside
+from datamodules.formats.json_lines import numbered_lines
 from datamodules.formats.records import (
     BadRecord,
     RecordError,
@@ -87,10 +88,8 @@ class RecordPlace:
 
 def read_narratives(path: Path) -> Iterator[Narrative | BadRecord]:
     """Every record of a file; one that cannot be used comes as its place and the reason."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield read_narrative(line, f"{path}:{number}")
+    for number, line in numbered_lines(path):
+        yield read_narrative(line, f"{path}:{number}")
 
 
 def read_narrative(line: bytes, where: str) -> Narrative | BadRecord:

@@ -14,23 +14,12 @@
 | width, height | optional: of the picture, else looked up; needed for masks where the pictures are not at hand |
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from datamodules.formats.coco import image_size
-from datamodules.formats.records import (
-    BadRecord,
-    FormatError,
-    RecordError,
-    four_numbers,
-    identifier,
-    items,
-    parse_json,
-    text,
-)
+from datamodules.formats.json_lines import corner_box, numbered_lines, optional_size, optional_text
+from datamodules.formats.records import BadRecord, FormatError, RecordError, identifier, items, parse_json, text
 from datamodules.formats.referring import Expression, ReferredObject, ReferringSplits
-from datamodules.formats.splits import Box
 
 Json = dict[str, Any]
 
@@ -63,14 +52,6 @@ def read_referring_jsonl(path: Path, splits: ReferringSplits) -> None:
     files_split.bad += bad
 
 
-def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file that are not blank, with their numbers, from 1."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield number, line
-
-
 def _objects(record: Json) -> list[ReferredObject]:
     if "boxes" not in record:
         return [ReferredObject(corner_box(record, "box"), record.get("mask"))]
@@ -79,23 +60,3 @@ def _objects(record: Json) -> list[ReferredObject]:
     if len(masks) != len(boxes):
         raise RecordError("'masks' is not as long as 'boxes'")
     return [ReferredObject(corner_box({"boxes": box}, "boxes"), mask) for box, mask in zip(boxes, masks, strict=True)]
-
-
-def corner_box(record: Json, key: str) -> Box:
-    """x0 y0 x1 y1; RecordError where they are out of order or without area."""
-    x0, y0, x1, y1 = four_numbers(record, key)
-    if x1 < x0 or y1 < y0:
-        raise RecordError("x1 < x0 or y1 < y0: is the box x y width height?")
-    if x1 == x0 or y1 == y0:
-        raise RecordError("zero-area box")
-    return x0, y0, x1, y1
-
-
-def optional_size(record: Json) -> tuple[int, int] | None:
-    """(width, height), None where the record gives neither."""
-    return image_size(record) if "width" in record or "height" in record else None
-
-
-def optional_text(record: Any, key: str) -> str | None:
-    """A string, None where it is missing or null."""
-    return text(record, key) if isinstance(record, dict) and record.get(key) is not None else None

@@ -16,8 +16,8 @@
 from pathlib import Path
 from typing import Any
 
+from datamodules.formats.json_lines import corner_box, numbered_lines, optional_size, optional_text
 from datamodules.formats.records import BadRecord, FormatError, RecordError, identifier, items, parse_json, text
-from datamodules.formats.referring_jsonl import corner_box, numbered_lines, optional_size, optional_text
 from datamodules.formats.regions import Region, RegionSplits
 
 Json = dict[str, Any]

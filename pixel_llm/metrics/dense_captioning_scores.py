@@ -3,7 +3,7 @@
 Free of torch, so that a command that only scores files starts at once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -51,6 +51,12 @@ class TrueRegions:
     boxes: Floats
     captions: Sequence[str]
 
+    @classmethod
+    def of(cls, regions: Iterable[tuple[Sequence[float], str]]) -> "TrueRegions":
+        """regions: box and phrase of each, in any number."""
+        rows = list(regions)
+        return cls(_boxes([box for box, _ in rows]), [phrase for _, phrase in rows])
+
 
 @dataclass(frozen=True, eq=False)
 class DetectedRegions:
@@ -60,6 +66,13 @@ class DetectedRegions:
     boxes: Floats
     scores: Floats
     captions: Sequence[str]
+
+    @classmethod
+    def of(cls, regions: Iterable[tuple[Sequence[float], float, str]]) -> "DetectedRegions":
+        """regions: box, score and caption of each, in any number."""
+        rows = list(regions)
+        scores = np.array([score for _, score, _ in rows], dtype=np.float64)
+        return cls(_boxes([box for box, *_ in rows]), scores, [caption for *_, caption in rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,3 +209,7 @@ def _meteors(
     for (image, i), value in zip(asked, meteor(captions, wanted), strict=True):
         scores[image][i] = value
     return scores
+
+
+def _boxes(rows: Sequence[Sequence[float]]) -> Floats:
+    return np.array(rows, dtype=np.float64).reshape(-1, 4)

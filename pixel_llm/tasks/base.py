@@ -10,7 +10,8 @@ from torch import nn
 
 from pixel_llm.core.language_model import LanguageModel
 from pixel_llm.core.pixel_llm import PixelLLM
-from pixel_llm.structures import Batch, ImageFeatures
+from pixel_llm.losses import caption_loss
+from pixel_llm.structures import Batch, ImageFeatures, Prompts
 from pixel_llm.tasks.optimizer import AdamWSchedule
 from pixel_llm.weights.start import StartingWeights
 from pixel_llm.weights.tensors import check_fit
@@ -108,6 +109,14 @@ class PixelLLMTask(Task):
     def encode(self, batch: Batch) -> ImageFeatures:
         """The images of a batch, encoded once for all that is asked about them."""
         return self.core.encode_images(batch.images, batch.sizes)
+
+    def words_loss(
+        self, features: ImageFeatures, prompts: Prompts, tokens: torch.Tensor, smoothing: float
+    ) -> torch.Tensor:
+        """`caption_loss` of the captions int[P, T] that should be written to the prompts."""
+        lm = self.core.language_model
+        logits = self.core(features, prompts, tokens).logits
+        return caption_loss(logits, tokens, lm.pad_id, lm.eos_id, smoothing)
 
 
 def prompt_keys(batch: Batch) -> list[str]:

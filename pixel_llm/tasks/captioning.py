@@ -60,5 +60,4 @@ class Captioning(PixelLLMTask):
         """Captions of images that are encoded already."""
         generation = self.core.generate(features, batch.prompts, self.rule)
         index = batch.prompts.image_index
-        keys = prompt_keys(batch)
-        return predictions(generation, keys, index, batch.original_sizes, self.tokenizer)
+        return predictions(generation, prompt_keys(batch), index, batch.original_sizes, self.tokenizer)

@@ -1,23 +1,17 @@
 """Dense object captioning: every object of an image with its box and its sentence (Section 3.4)."""
 
-from typing import Any
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pixel_llm.coordinates import Box, box_01_to_original_px
-from pixel_llm.core.decoding import DecodingRule
 from pixel_llm.core.pixel_llm import PixelLLM
 from pixel_llm.core.proposal_head import ProposalHead
 from pixel_llm.detection_losses import detection_loss
-from pixel_llm.losses import caption_loss
 from pixel_llm.metrics.dense_captioning import DenseCaptioningMetrics
 from pixel_llm.metrics.dense_captioning_scores import DetectedRegions, TrueRegions
 from pixel_llm.structures import Batch, ImageFeatures, Prompts, RegionPrediction, Regions, RoISamples
 from pixel_llm.tasks.optimizer import AdamWSchedule
-from pixel_llm.tasks.region_captions import RegionTask, region_predictions, select, write_captions
+from pixel_llm.tasks.region_captions import RegionTask, region_predictions, select
 from pixel_llm.weights.start import StartingWeights
 
 
@@ -29,8 +23,7 @@ class DenseCaptioning(RegionTask):
 
     captioned_per_image: so many of an image's sampled boxes are captioned in training.
     multiply_caption_score: a detection's score becomes sqrt(score * p(caption)); the published code can, and does not.
-    label_smoothing: see `pixel_llm.losses`.  max_tokens, beams: of decoding in tests and predictions.
-    captions_at_once: so many detections are decoded together, which bounds the memory.
+    Other arguments: see `RegionTask`.
     """
 
     def __init__(
@@ -45,13 +38,10 @@ class DenseCaptioning(RegionTask):
         beams: int = 1,
         captions_at_once: int = 256,
     ) -> None:
-        super().__init__(core, optimizer, weights)
+        super().__init__(core, optimizer, weights, label_smoothing, max_tokens, beams, captions_at_once)
         if core.proposal_head is None:
-            raise ValueError("dense captioning needs a core with a proposal head: set its proposals")
-        core.location_head.requires_grad_(False)
+            raise ValueError("dense captioning needs a core with a proposal head: set its proposal_head")
         self.captioned_per_image, self.multiply_caption_score = captioned_per_image, multiply_caption_score
-        self.label_smoothing, self.captions_at_once = label_smoothing, captions_at_once
-        self.rule = DecodingRule(max_tokens, beams)
         self.metrics = DenseCaptioningMetrics()
 
     @property
@@ -60,10 +50,7 @@ class DenseCaptioning(RegionTask):
         return self.core.proposal_head
 
     def loss(self, batch: Batch, stage: str) -> Tensor:
-        return self.objective(self.encode(batch), batch, stage)
-
-    def objective(self, features: ImageFeatures, batch: Batch, stage: str) -> Tensor:
-        """The loss of a batch whose images are encoded already, logged under the stage."""
+        features = self.encode(batch)
         truth = Regions(batch.prompts.image_index, batch.prompts.boxes)
         outputs = self.proposal_head(features)
         samples = self.proposal_head.sample(outputs, truth)
@@ -78,28 +65,23 @@ class DenseCaptioning(RegionTask):
         rows = first_matches(samples, self.captioned_per_image)
         if len(rows):
             matched = samples.matched[rows]
-            true = select(batch.prompts, matched)
-            prompts = Prompts(samples.image_index[rows], samples.boxes[rows], true.context)
+            context = select(batch.prompts, matched).context
+            prompts = Prompts(samples.image_index[rows], samples.boxes[rows], context)
             tokens = batch.targets.tokens[matched]
         else:  # a batch without any region: its empty questions have no loss, but all parameters take part
             prompts, tokens = batch.prompts, batch.targets.tokens
-        logits = self.core(features, prompts, tokens).logits
-        lm = self.core.language_model
-        return caption_loss(logits, tokens, lm.pad_id, lm.eos_id, self.label_smoothing)
+        return self.words_loss(features, prompts, tokens, self.label_smoothing)
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[RegionPrediction]]:
-        answers = self.find(self.encode(batch), batch)
+        answers = self.answer(self.encode(batch), batch)
         self.metrics.update(*scored_images(batch, answers))
         return {"predictions": answers}
 
     def on_test_epoch_end(self) -> None:
         self.report(self.metrics, f"protocol: {self.metrics.protocol}")
 
-    def predict_step(self, batch: Batch, batch_idx: int, *_: Any) -> list[RegionPrediction]:
-        return self.find(self.encode(batch), batch)
-
     @torch.no_grad()
-    def find(self, features: ImageFeatures, batch: Batch) -> list[RegionPrediction]:
+    def answer(self, features: ImageFeatures, batch: Batch) -> list[RegionPrediction]:
         """The objects of all images of a batch, image by image, the surest first."""
         found = self.proposal_head.detect(self.proposal_head(features))
         assert found.scores is not None
@@ -107,7 +89,7 @@ class DenseCaptioning(RegionTask):
         if context is not None:  # the same for every region: what is asked for, not where
             context = context[:1].expand(len(found.boxes), -1)
         prompts = Prompts(found.image_index, found.boxes, context)
-        captions, log_p = write_captions(self.core, features, prompts, self.rule, self.tokenizer, self.captions_at_once)
+        captions, log_p = self.write(features, prompts)
         scores = found.scores
         if self.multiply_caption_score:
             scores = (scores.clamp(min=0) * log_p.exp()).sqrt()
@@ -146,14 +128,6 @@ def scored_images(
             mine = true.setdefault(image, [])
             size = batch.original_sizes[image].tolist()
             mine += [(box_01_to_original_px(box, size), reference.caption) for box in reference.targets]
-    truths = [TrueRegions(_boxes([box for box, _ in mine]), [text for _, text in mine]) for mine in true.values()]
-    found = [[answer for answer in answers if answer.key == keys[image]] for image in true]
-    detected = [
-        DetectedRegions(_boxes([a.box for a in mine]), np.array([a.score for a in mine]), [a.caption for a in mine])
-        for mine in found
-    ]
-    return [keys[image] for image in true], truths, detected
-
-
-def _boxes(boxes: list[Box]) -> NDArray[np.float64]:
-    return np.array(boxes, float).reshape(-1, 4)
+    names = [keys[image] for image in true]
+    detected = [DetectedRegions.of((a.box, a.score, a.caption) for a in answers if a.key == name) for name in names]
+    return names, [TrueRegions.of(mine) for mine in true.values()], detected

@@ -3,7 +3,6 @@
 from torch import Tensor
 
 from pixel_llm.core.pixel_llm import PixelLLM
-from pixel_llm.losses import caption_loss
 from pixel_llm.structures import Batch
 from pixel_llm.tasks.captioning import Captioning
 from pixel_llm.tasks.optimizer import AdamWSchedule
@@ -32,8 +31,6 @@ class ImageCaptioning(Captioning):
 
     def loss(self, batch: Batch, stage: str) -> Tensor:
         assert batch.targets is not None
-        outputs = self.core(self.encode(batch), batch.prompts, batch.targets.tokens)
-        lm = self.core.language_model
-        mean = caption_loss(outputs.logits, batch.targets.tokens, lm.pad_id, lm.eos_id, self.label_smoothing)
-        self.log_losses({"loss": mean}, stage, len(batch.keys))
-        return mean
+        loss = self.words_loss(self.encode(batch), batch.prompts, batch.targets.tokens, self.label_smoothing)
+        self.log_losses({"loss": loss}, stage, len(batch.keys))
+        return loss

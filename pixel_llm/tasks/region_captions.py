@@ -14,16 +14,44 @@ from pixel_llm.metrics.region_captions import RegionCaptionMetrics
 from pixel_llm.structures import Batch, ImageFeatures, Prompts, RegionPrediction
 from pixel_llm.tables import figures_table
 from pixel_llm.tasks.base import PixelLLMTask
+from pixel_llm.tasks.optimizer import AdamWSchedule
+from pixel_llm.weights.start import StartingWeights
 
 
 class RegionTask(PixelLLMTask):
     """Base class of the tasks that caption regions and are scored on them, split by split.
 
-    rule: of decoding.  captions_at_once: so many regions are decoded together.
+    label_smoothing: see `pixel_llm.losses`.  max_tokens, beams: of decoding in tests and predictions.
+    captions_at_once: so many regions are decoded together, which bounds the memory.
+    The location head stays as it is.
     """
 
-    rule: DecodingRule
-    captions_at_once: int
+    def __init__(
+        self,
+        core: PixelLLM,
+        optimizer: AdamWSchedule,
+        weights: StartingWeights | None,
+        label_smoothing: float,
+        max_tokens: int,
+        beams: int,
+        captions_at_once: int,
+    ) -> None:
+        super().__init__(core, optimizer, weights)
+        core.location_head.requires_grad_(False)
+        self.label_smoothing, self.captions_at_once = label_smoothing, captions_at_once
+        self.rule = DecodingRule(max_tokens, beams)
+
+    def answer(self, features: ImageFeatures, batch: Batch) -> list[RegionPrediction]:
+        """What is said of regions of images that are encoded already."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def predict_step(self, batch: Batch, batch_idx: int, *_: Any) -> list[RegionPrediction]:
+        return self.answer(self.encode(batch), batch)
+
+    def write(self, features: ImageFeatures, prompts: Prompts) -> tuple[list[str], Tensor]:
+        """See `write_captions`."""
+        return write_captions(self.core, features, prompts, self.rule, self.tokenizer, self.captions_at_once)
 
     def report(self, metrics: RegionCaptionMetrics | DenseCaptioningMetrics, note: str) -> None:
         """Log the figures of a test, and print them as a table with what they depend on."""

@@ -95,7 +95,7 @@ def test_nothing_above_the_threshold_is_an_empty_answer(toy: Path) -> None:
     batch = next(iter(toy_regions(toy).test_dataloader()))
     task = task_of(dense_core(score_threshold=1.1))
     task.tokenizer = toy_regions(toy).tokenizer
-    assert task.find(task.encode(batch), batch) == []
+    assert task.answer(task.encode(batch), batch) == []
     keys, truths, found = scored_images(batch, [])
     assert len(keys) == len(truths) == len(found) == len({r.image for r in batch.references if r})
     assert all(len(detected.boxes) == 0 and len(truth.boxes) for truth, detected in zip(truths, found, strict=True))
