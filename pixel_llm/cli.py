@@ -7,7 +7,7 @@ ours are handed on to whoever else offers a console script called `lightning`.
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points, version
 
 _TRAINER_VERBS = ("fit", "validate", "test", "predict")
@@ -43,9 +43,7 @@ def main() -> int:
 
         return prepare(arguments[1:])
     if verb in ("caption", "refer", "describe", "dense"):
-        from pixel_llm import photo_commands
-
-        return guarded(lambda: getattr(photo_commands, verb)(arguments[1:]))
+        return guarded(lambda: _ask_about_photo(verb, arguments[1:]))
     if verb == "score":
         from pixel_llm.score import main as score
 
@@ -63,6 +61,16 @@ def _usage() -> str:
     lines += [f"  {', '.join(_TRAINER_VERBS)}: train and evaluate from a YAML (--config)"]
     lines += [f"  {verb}: {what}" for verb, what in _OWN_VERBS.items()]
     return "\n".join(lines) + "\n"
+
+
+def _ask_about_photo(verb: str, arguments: Sequence[str]) -> None:
+    """torch takes seconds to import: not before the arguments are known to make sense."""
+    from pixel_llm import photo_arguments
+
+    options = getattr(photo_arguments, f"{verb}_options")(arguments)
+    from pixel_llm import photo_commands
+
+    getattr(photo_commands, verb)(options)
 
 
 def _trainer() -> int:

@@ -17,8 +17,12 @@ _CHAFF = (
 def one_line(error: BaseException | str) -> str:
     """The message without line breaks and without what jsonargparse puts around the reason.
 
+    Of the system's errors about a file, its name and what is wrong with it.
     Of an error that crossed from a worker process, with its whole traceback as text, the last line.
     """
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        missing = isinstance(error, FileNotFoundError)
+        return f"no such file: {error.filename}" if missing else f"{error.filename}: {error.strerror}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__

@@ -1,9 +1,12 @@
-"""The commands `pixel-llm caption`, `refer`, `describe` and `dense`: a trained model asked about one photo."""
+"""The commands `pixel-llm caption`, `refer`, `describe` and `dense`: a trained model asked about one photo.
 
-import argparse
+Each takes the options that the function of its name in `photo_arguments` returns.
+"""
+
 import json
 import sys
 import textwrap
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,25 +26,20 @@ from pixel_llm.predictor import Predictor
 from pixel_llm.structures import ReferringPrediction, RegionPrediction
 
 
-def caption(arguments: Sequence[str]) -> None:
+def caption(options: Namespace) -> None:
     """`pixel-llm caption`."""
-    parser = _parser("caption", "say what is in a photo, and where each word is")
-    options = _parse(parser, arguments)
     data, name = options.image.read_bytes(), options.image.name
-    prediction = Predictor(options.checkpoint, options.device).caption(data, name)
+    prediction = _predictor(options).caption(data, name)
     sys.stdout.write(prediction.caption + "\n")
     _write_json(asdict(prediction), options.json)
     if options.out:
         _save(draw_traces(_pixels(data, name), [Trace(name, prediction.words)]), options.out)
 
 
-def refer(arguments: Sequence[str]) -> None:
+def refer(options: Namespace) -> None:
     """`pixel-llm refer`."""
-    parser = _parser("refer", "find what a sentence means in a photo: its box, and its mask from a model that segments")
-    parser.add_argument("queries", nargs="+", metavar="query", help='such as "the dog on the left"')
-    options = _parse(parser, arguments)
     data, name = options.image.read_bytes(), options.image.name
-    found = Predictor(options.checkpoint, options.device).refer(data, options.queries, name)
+    found = _predictor(options).refer(data, options.queries, name)
     sys.stdout.write("".join(f"{_line(answer)}\n" for answer in found))
     _write_json([asdict(answer) for answer in found], options.json)
     if options.out:
@@ -50,22 +48,10 @@ def refer(arguments: Sequence[str]) -> None:
         _save(draw_regions(pixels, size, found, [None] * len(found)), options.out)
 
 
-def describe(arguments: Sequence[str]) -> None:
+def describe(options: Namespace) -> None:
     """`pixel-llm describe`."""
-    parser = _parser("describe", "say what is in boxes of a photo, or where clicks are")
-    parser.add_argument(
-        "--box", nargs=4, type=float, action="append", default=[], metavar=("X0", "Y0", "X1", "Y1"),
-        help="left, top, right and bottom in pixels of the photo; may be repeated, each box gets an answer",
-    )  # fmt: skip
-    parser.add_argument(
-        "--point", nargs=2, type=float, action="append", default=[], metavar=("X", "Y"),
-        help="a click in pixels of the photo; several click on the same thing and get one answer",
-    )  # fmt: skip
-    options = _parse(parser, arguments)
-    if not options.box and not options.point:
-        raise ValueError("nothing is asked: give a --box X0 Y0 X1 Y1 or a --point X Y in pixels of the photo")
     data, name = options.image.read_bytes(), options.image.name
-    said = Predictor(options.checkpoint, options.device).describe(data, options.box, options.point, name)
+    said = _predictor(options).describe(data, options.box, options.point, name)
     clicks = [[]] * len(options.box) + [options.point] * bool(options.point)
     boxes = [
         CaptionedBox(number, answer.box, answer.caption, clicks=at)
@@ -76,15 +62,10 @@ def describe(arguments: Sequence[str]) -> None:
     _draw_boxes(data, name, View(name, boxes), options.out)
 
 
-def dense(arguments: Sequence[str]) -> None:
+def dense(options: Namespace) -> None:
     """`pixel-llm dense`."""
-    parser = _parser("dense", "find the objects of a photo and say what each is")
-    parser.add_argument("--threshold", type=float, default=0.3, help="lowest score of an object, in [0, 1] (0.3)")
-    options = _parse(parser, arguments)
-    if not 0 <= options.threshold <= 1:
-        raise ValueError(f"--threshold {options.threshold:g}: not in [0, 1]")
     data, name = options.image.read_bytes(), options.image.name
-    found = Predictor(options.checkpoint, options.device).dense_caption(data, name)
+    found = _predictor(options).dense_caption(data, name)
     kept = sorted((f for f in found if f.score >= options.threshold), key=lambda f: -f.score)
     boxes = [CaptionedBox(number, f.box, f.caption, f"{f.score:.2f}") for number, f in enumerate(kept, 1)]
     sys.stdout.write("".join(f"{box.note}  {_place(box)}: {box.caption}\n" for box in boxes))
@@ -95,25 +76,8 @@ def dense(arguments: Sequence[str]) -> None:
     _draw_boxes(data, name, View(f"{name}: {objects} of score {options.threshold:g} or more", boxes), options.out)
 
 
-def _parser(verb: str, description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"pixel-llm {verb}", description=description)
-    parser.add_argument("image", type=Path)
-    parser.add_argument("--checkpoint", required=True, help="a .ckpt file or the folder of a run")
-    parser.add_argument("--out", type=Path, help="picture to write, with the answer drawn over the photo")
-    parser.add_argument("--json", type=Path, help="file for the answer; boxes are in pixels of the photo")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    return parser
-
-
-def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
-    """The options; what cannot be written is refused before a model is loaded. Raises FileNotFoundError, ValueError."""
-    options = parser.parse_args(arguments)
-    for file in (options.out, options.json):
-        if file and not file.parent.is_dir():
-            raise FileNotFoundError(f"{file}: there is no folder {file.parent}")
-    if options.out and options.out.suffix.lower() not in Image.registered_extensions():
-        raise ValueError(f"{options.out}: no kind of picture that can be written (.png and .jpg are)")
-    return options
+def _predictor(options: Namespace) -> Predictor:
+    return Predictor(options.checkpoint, options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _line(answer: ReferringPrediction) -> str:

@@ -60,7 +60,7 @@ class Predictor:
     @torch.no_grad()
     def caption(self, image: bytes, name: str = "image") -> Prediction:
         """Say what is in an image (the bytes of its file), with the place of every word in its pixels."""
-        task = self._task(Captioning, "write captions")
+        task = self._task(Captioning, "write captions", "trace")
         data = self._settings("LocalizedNarrativesDataModule")
         context = self.tokenizer.context(data["prompts"][0], data["max_context_tokens"])
         batch = self._batch(self._view(image, name), name, [Question(Reference(name, ""), context=context)])
@@ -75,7 +75,7 @@ class Predictor:
         All queries share one encoding of the image. Raises ValueError with one line for an empty query, too; what
         the model cannot read of a query is logged.
         """
-        task = self._task(ReferringLocalization, "regress the boxes of queries")
+        task = self._task(ReferringLocalization, "regress the boxes of queries", "referring")
         asked = [queries] if isinstance(queries, str) else queries
         questions = [self._ask(query, f"{name}/{i}") for i, query in enumerate(asked, 1)]
         if not questions:
@@ -97,7 +97,7 @@ class Predictor:
         them, whose box is the one that they span.
         Raises ValueError with one line for boxes and clicks that cannot be meant, see `checked_box`.
         """
-        task = self._task(RegionTask, "caption regions")
+        task = self._task(RegionTask, "caption regions", "region_captioning")
         view = self._view(image, name)
         size = view.original_size
         places, clicks = [checked_box(box, size) for box in boxes], checked_clicks(points, size)
@@ -119,18 +119,22 @@ class Predictor:
     @torch.no_grad()
     def dense_caption(self, image: bytes, name: str = "image") -> list[RegionPrediction]:
         """Find the objects of an image (the bytes of its file) and say what each is, the surest first."""
-        task = self._task(DenseCaptioning, "find objects")
+        task = self._task(DenseCaptioning, "find objects", "dense_captioning")
         nowhere = self._place((0.0, 0.0, 0.0, 0.0))  # for the prompt's text
         nowhere.reference.image = name
         batch = self._batch(self._view(image, name), name, [nowhere])
         return task.answer(task.encode(batch), batch)
 
-    def _task(self, kind: type[AnyTask], ability: str) -> AnyTask:
-        """The checkpoint's task, of a joint training the one of this kind."""
+    def _task(self, kind: type[AnyTask], ability: str, configs: str) -> AnyTask:
+        """The checkpoint's task, of a joint training the one of this kind.
+
+        configs: the folder of those that train it. Raises ValueError, naming it, for a checkpoint of another task.
+        """
         tasks = self.task.tasks.values() if isinstance(self.task, JointTraining) else [self.task]
         found = next((task for task in tasks if isinstance(task, kind)), None)
         if found is None:
-            raise ValueError(f"{self.path}: a model of {type(self.task).__name__} does not {ability}")
+            advice = f"configs/{configs}/ trains one that does"
+            raise ValueError(f"{self.path}: a model of {type(self.task).__name__} does not {ability}: {advice}")
         return found
 
     def _settings(self, kind: str) -> dict[str, Any]:

@@ -60,7 +60,9 @@ def test_help_lists_every_verb(monkeypatch, capsys) -> None:
     ("error", "line"),
     [
         (ShardError("no folder of shards at /a"), "no folder of shards at /a"),
-        (FileNotFoundError(2, "No such file or directory", "b.ckpt"), "[Errno 2] No such file or directory: 'b.ckpt'"),
+        (FileNotFoundError(2, "No such file or directory", "b.ckpt"), "no such file: b.ckpt"),
+        (IsADirectoryError(21, "Is a directory", "a"), "a: Is a directory"),
+        (OSError("broken"), "broken"),
         (ValueError("first\n  second"), "first second"),
         (ValueError("Caught ValueError in worker 0.\nTraceback\n  f()\nValueError: a.tar: broken"), "a.tar: broken"),
         (ValueError(), "ValueError"),

@@ -1,6 +1,7 @@
 """The commands about one photo: what they print and write, and one line for what cannot work."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def test_what_cannot_work_is_one_line(tiny_run: Path, photo: Path, tmp_path: Pat
     for image, checkpoint, message in (
         (tmp_path / "text.jpg", tiny_run, "text.jpg: the image cannot be read"),
         (tmp_path / "cut.jpg", tiny_run, "cut.jpg: the image cannot be read"),
-        ("/nowhere/a.jpg", tiny_run, "/nowhere/a.jpg"),
+        ("/nowhere/a.jpg", tiny_run, "no such file: /nowhere/a.jpg"),
         (photo, "/nowhere/run", "no checkpoint at /nowhere/run"),
         (photo, tmp_path / "empty", f"no checkpoint at {tmp_path}/empty"),
         (photo, tmp_path / "text.ckpt", "text.ckpt: not a checkpoint, or a damaged one"),
@@ -105,8 +106,8 @@ def test_a_query_that_cannot_work_is_one_line(
     for verb, run, image, query, message in (
         ("refer", tiny_referring_run, photo, "", f"query {photo.name}/1 is empty"),
         ("refer", tiny_referring_run, tmp_path / "cut.jpg", "ring", "cut.jpg: the image cannot be read"),
-        ("refer", tiny_run, photo, "ring", "a model of TraceCaptioning does not regress the boxes of queries"),
-        ("caption", tiny_referring_run, photo, None, "a model of ReferringLocalization does not write captions"),
+        ("refer", tiny_run, photo, "ring", "TraceCaptioning does not regress the boxes of queries: configs/referring/"),
+        ("caption", tiny_referring_run, photo, None, "ReferringLocalization does not write captions: configs/trace/"),
     ):
         assert say(monkeypatch, verb, image, *([] if query is None else [query]), "--checkpoint", run) == 2
         said = capsys.readouterr().err
@@ -181,10 +182,24 @@ def test_places_that_cannot_be_meant_are_one_line(
         ("describe", tiny_region_run, ("--box", 0, 0, 0.5, 0.5), "box 0 0 0.5 0.5: looks normalised"),
         ("describe", tiny_region_run, ("--point", 9000, 1), "point 9000 1: outside the photo"),
         ("describe", tiny_region_run, (), "nothing is asked"),
-        ("dense", tiny_region_run, (), "a model of RegionCaptioning does not find objects"),
+        ("dense", tiny_region_run, (), "RegionCaptioning does not find objects: configs/dense_captioning/"),
         ("dense", tiny_dense_run, ("--threshold", 30), "--threshold 30: not in [0, 1]"),
     ):
         assert say(monkeypatch, verb, photo, *places, "--checkpoint", run) == 2
         said = capsys.readouterr().err
         assert message in said
         assert len(said.strip().splitlines()) == 1
+
+
+def test_help_and_what_cannot_work_are_told_without_torch(photo: Path, tmp_path: Path) -> None:
+    code = "import sys; from pixel_llm import cli\n"
+    code += "try: cli.main()\nfinally: print('torch' in sys.modules)"
+    for verb, *arguments in (
+        ("caption", "--help"),
+        ("refer", photo),
+        ("caption", photo, "--checkpoint", tmp_path / "nowhere"),
+        ("describe", photo, "--checkpoint", tmp_path),
+        ("dense", photo, "--checkpoint", tmp_path, "--threshold", 30),
+    ):
+        line = [sys.executable, "-c", code, verb, *map(str, arguments)]
+        assert subprocess.run(line, capture_output=True, text=True).stdout.endswith("False\n")

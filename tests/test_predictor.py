@@ -317,7 +317,7 @@ def test_a_photo_of_one_pixel_has_a_box(describer: Predictor) -> None:
 
 
 def test_models_that_do_not_caption_regions_or_find_them_are_named(referrer: Predictor, describer: Predictor) -> None:
-    with pytest.raises(ValueError, match=r"a model of ReferringLocalization does not caption regions$"):
+    with pytest.raises(ValueError, match=r"ReferringLocalization does not caption regions: configs/region_captioning/"):
         referrer.describe(png(20, 30), [(0, 0, 20, 20)])
-    with pytest.raises(ValueError, match=r"a model of RegionCaptioning does not find objects$"):
+    with pytest.raises(ValueError, match=r"RegionCaptioning does not find objects: configs/dense_captioning/"):
         describer.dense_caption(png(20, 30))

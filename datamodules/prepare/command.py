@@ -29,6 +29,7 @@ from datamodules.prepare.toy_world.write import write_toy_world
 from datamodules.records import CAPTIONED, read_captions, read_field
 from datamodules.shard_index import ShardError, load_index, open_shards, write_atomically, write_index
 from datamodules.tokenizer import train_tokenizer
+from pixel_llm.messages import one_line
 
 # What a person can do something about: told in one line, without a traceback.
 _EXPECTED = (ShardError, FormatError, OSError)
@@ -255,7 +256,7 @@ def _guarded(run: Callable[[], None], folder: Path) -> int:
     try:
         run()
     except _EXPECTED as error:
-        sys.stderr.write(f"pixel-llm prepare: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"pixel-llm prepare: {one_line(error)}\n")
         return _BAD_INPUT
     except KeyboardInterrupt:
         sys.stderr.write(f"pixel-llm prepare: interrupted; the same command goes on in {folder}\n")
