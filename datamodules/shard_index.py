@@ -147,6 +147,8 @@ def read_manifest(folder: Path) -> Manifest:
     if not (folder / MANIFEST).is_file():
         if (folder / PROGRESS).is_file():
             raise ShardError(f"the conversion into {folder} has not finished: run its command again to go on")
+        if any(folder.glob("progress-*-of-*.jsonl")):
+            raise ShardError(f"the parts of {folder} are not merged: run `pixel-llm prepare merge {folder}`")
         raise ShardError(f"{folder} has no {MANIFEST}: not a folder of shards")
     try:
         content = json.loads((folder / MANIFEST).read_bytes())

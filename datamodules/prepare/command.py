@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +17,8 @@ from datamodules.formats.visual_genome import read_image_data, read_region_descr
 from datamodules.prepare import coco_captions, coco_instances, llava, localized_narratives, regions
 from datamodules.prepare.corpus import Corpus, annotation_files, annotation_paths
 from datamodules.prepare.leaking_images import LeakingImages, check_leaks, evaluation_pictures
+from datamodules.prepare.merge import merge_parts
+from datamodules.prepare.progress import WHOLE, Part
 from datamodules.prepare.referring import split_corpus
 from datamodules.prepare.referring_checks import check_published, name_coco_pictures, read_coco_ids
 from datamodules.prepare.referring_corpora import read_referring
@@ -24,10 +26,10 @@ from datamodules.prepare.region_corpora import read_regions
 from datamodules.prepare.region_text import MAX_WORDS, MIN_USES, UNKNOWN, apply_benchmark_text
 from datamodules.prepare.regions import ImageFolders
 from datamodules.prepare.report import Report
-from datamodules.prepare.shards import IMAGES_PER_SHARD, write_shards
+from datamodules.prepare.shards import IMAGES_PER_SHARD, begin, write_shards
 from datamodules.prepare.toy_world.write import write_toy_world
 from datamodules.records import CAPTIONED, read_captions, read_field
-from datamodules.shard_index import ShardError, load_index, open_shards, write_atomically, write_index
+from datamodules.shard_index import MANIFEST, ShardError, load_index, open_shards, write_atomically, write_index
 from datamodules.tokenizer import train_tokenizer
 from pixel_llm.messages import one_line
 
@@ -66,6 +68,7 @@ def add_prepare_commands(subparsers: Any) -> None:
     _add_referring(subparsers, "referring", "referring expressions of any form, recognised by its content")
     _add_visual_genome(subparsers)
     _add_regions(subparsers)
+    _add_merge(subparsers)
     _add_index(subparsers)
     _add_toy(subparsers)
     _add_tokenizer(subparsers)
@@ -76,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = OneLineParser(prog="pixel-llm prepare", description=__doc__)
     add_prepare_commands(parser.add_subparsers(required=True, metavar="COMMAND"))
     args = parser.parse_args(arguments)
+    if "part" in args:
+        args.part = _part(parser, args.part, args.of)
     return args.handler(args)
 
 
@@ -193,6 +198,20 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="images per shard (default: %(default)s)",
     )
+    parser.add_argument(
+        "--part",
+        type=_natural,
+        metavar="I",
+        help="convert the I-th share of the images only, counted from 0; all parts may run at once, then `merge`",
+    )
+    parser.add_argument("--of", type=_positive, metavar="N", help="how many parts there are")
+
+
+def _add_merge(subparsers: Any) -> None:
+    summary = "make finished folders of shards of a conversion in parts, when all of them are there"
+    parser = subparsers.add_parser("merge", help=summary, description=summary)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="what the parts had as --out")
+    parser.set_defaults(handler=lambda args: _guarded(lambda: _merge(args.folder), args.folder))
 
 
 def _add_index(subparsers: Any) -> None:
@@ -242,6 +261,16 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _part(parser: argparse.ArgumentParser, number: int | None, of: int | None) -> Part:
+    if number is None and of is None:
+        return WHOLE
+    if number is None or of is None:
+        parser.error("--part and --of go together")
+    if number >= of:
+        parser.error(f"--part {number} --of {of}: parts are counted from 0 to {of - 1}")
+    return Part(number, of)
+
+
 def _bar() -> Progress:
     """A progress bar on a terminal, nothing elsewhere.
 
@@ -270,8 +299,7 @@ def _convert(args: argparse.Namespace, open_corpus: Callable[[list[Path]], Corpu
         bar.add_task("reading annotations", total=None)
         bar.refresh()
         corpus = open_corpus(files)
-    report = _write(corpus, args, args.images, args.out)
-    sys.stdout.write("\n".join([*report.lines(), f"shards in {args.out}"]) + "\n")
+    _say(_write(corpus, args, args.images, args.out), args.out, args)
 
 
 def _convert_referring(args: argparse.Namespace) -> None:
@@ -281,8 +309,8 @@ def _convert_referring(args: argparse.Namespace) -> None:
         bar.refresh()
         splits = read_referring(annotation_paths(args.annotations), args.split)
         notes = _check_referring(args, splits)
-    for split in splits:
-        _write_split(split_corpus(split, args.images, notes[split.name]), args, args.images, split.name)
+    corpora = {split.name: split_corpus(split, args.images, notes[split.name]) for split in splits}
+    _write_splits(corpora, args, args.images)
 
 
 def _check_referring(args: argparse.Namespace, splits: list[ReferringSplit]) -> dict[str, list[str]]:
@@ -309,8 +337,7 @@ def _convert_regions(
         pictures = evaluation_pictures(splits, annotation_paths(args.evaluation))
         notes = {split.name: check_leaks(split, pictures, args.leaking_images) for split in splits}
         corpora = {split.name: regions.split_corpus(split, folders, [*said, *notes[split.name]]) for split in splits}
-    for name, corpus in corpora.items():
-        _write_split(corpus, args, folders.root, name)
+    _write_splits(corpora, args, folders.root)
 
 
 def _read_visual_genome(args: argparse.Namespace) -> tuple[list[RegionSplit], list[str]]:
@@ -326,11 +353,13 @@ def _read_regions(args: argparse.Namespace) -> tuple[list[RegionSplit], list[str
     return read_regions(annotation_files(args.annotations), args.split), []
 
 
-def _write_split(corpus: Corpus, args: argparse.Namespace, images: Path, name: str) -> None:
-    """Writes the shards of a split to a folder of its name, and what became of it to the screen."""
-    out = args.out / name
-    lines = [f"  {line}" for line in _write(corpus, args, images, out).lines()]
-    sys.stdout.write("\n".join([name, *lines, f"shards in {out}"]) + "\n")
+def _write_splits(corpora: Mapping[str, Corpus], args: argparse.Namespace, images: Path) -> None:
+    """Writes the shards of each split to a folder of its name, and what became of it to the screen."""
+    for name, corpus in corpora.items():  # so that a merge knows of a split that a part never came to
+        if args.part.of > 1 and not (args.out / name / MANIFEST).exists():
+            begin(corpus, images, args.out / name, shard_size=args.shard_size, part=args.part)
+    for name, corpus in corpora.items():
+        _say(_write(corpus, args, images, args.out / name), args.out / name, args, name)
 
 
 def _write(corpus: Corpus, args: argparse.Namespace, images: Path, out: Path) -> Report:
@@ -342,8 +371,23 @@ def _write(corpus: Corpus, args: argparse.Namespace, images: Path, out: Path) ->
             out,
             workers=args.workers,
             shard_size=args.shard_size,
+            part=args.part,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total, refresh=True),
         )
+
+
+def _say(report: Report, out: Path, args: argparse.Namespace, name: str = "") -> None:
+    """What became of a conversion or a part of it; name: of the split."""
+    lines = [name, *(f"  {line}" for line in report.lines())] if name else report.lines()
+    last = f"shards in {out}"
+    if args.part.of > 1 and not (out / MANIFEST).exists():
+        last = f"{args.part} of the {last}; when all parts are done: pixel-llm prepare merge {args.out}"
+    sys.stdout.write("\n".join([*lines, last]) + "\n")
+
+
+def _merge(folder: Path) -> None:
+    for out, report in merge_parts(folder).items():
+        sys.stdout.write("\n".join([*report.lines(), f"shards in {out}"]) + "\n")
 
 
 def _toy(args: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """What a converter gives to the shard writer: the images of a corpus in order, and how to describe one of them."""
 
+import functools
 import glob
 import hashlib
 import json
@@ -96,11 +97,15 @@ def _matches(patterns: Sequence[str], fits: Callable[[Path], bool]) -> set[Path]
 
 def content_of(files: Sequence[Path]) -> list[dict[str, str]]:
     """Names and digests of files: equal content gives equal shards, wherever the files lie."""
-    contents = []
-    for path in files:
-        with path.open("rb") as file:
-            contents.append({"file": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()})
-    return contents
+    found = [(path, path.stat()) for path in files]
+    return [{"file": path.name, "sha256": _digest(path, stat.st_mtime_ns, stat.st_size)} for path, stat in found]
+
+
+@functools.cache
+def _digest(path: Path, time: int, size: int) -> str:
+    """Remembered, for all splits of a file of gigabytes ask for it; time and size tell it from a later one."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_keys(images: Sequence[ImageWork]) -> None:

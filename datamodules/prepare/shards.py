@@ -1,8 +1,8 @@
 """The engine of all converters: a corpus and a folder of images -> a folder of shards.
 
 Which image goes into which shard depends on the corpus and the shard size alone, and every shard is made by one
-function of its images, so the bytes are the same for any number of workers. A run that was stopped goes on behind
-the shards that it had finished.
+function of its images, so the bytes are the same for any number of workers, and for a conversion in parts. A run that
+was stopped goes on behind the shards that it had finished.
 """
 
 import io
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from datamodules.prepare.corpus import Corpus, Describe, Description, ImageWork, compact_json, content_of
 from datamodules.prepare.images import ImageError, StoredImage, to_jpeg
-from datamodules.prepare.progress import FinishedShard, Progress, finished_report
+from datamodules.prepare.progress import WHOLE, Conversion, FinishedShard, Part, Progress, finished_report
 from datamodules.prepare.report import Report
 from datamodules.prepare.workers import check_stop, in_order_of_completion
 from datamodules.shard_index import ShardEntry, ShardError, write_index
@@ -44,46 +44,49 @@ def write_shards(
     *,
     workers: int = 1,
     shard_size: int = IMAGES_PER_SHARD,
+    part: Part = WHOLE,
     on_progress: OnProgress = lambda done, total: None,
 ) -> Report:
     """Converts the images of a corpus, which lie in `folder`, to shards in `out`, and says what became of them.
 
-    Shards that an earlier run with the same settings finished are kept. Raises ShardError where there is no image
-    folder, where `out` was begun with other settings, where not one image could be converted, and where a worker
-    process was killed.
+    Of one part of several only its shards are made; `merge_parts` then makes a finished folder of them all, and only
+    then it is known whether any image could be converted. Shards that an earlier run with the same settings finished
+    are kept. Raises ShardError where there is no image folder, where `out` was begun with other settings, where not
+    one image could be converted, and where a worker process was killed.
+    """
+    settings = _settings(corpus, folder, shard_size)
+    report = finished_report(out, settings, part)
+    if report is None:
+        progress = begin(corpus, folder, out, shard_size=shard_size, part=part)
+        numbers = part.shards(progress.conversion.shards)
+        total = sum(len(range(len(corpus.images))[_images_of(number, shard_size)]) for number in numbers)
+        on_progress(_images_done(progress), total)
+        for shard in in_order_of_completion(_write_shard, _missing(corpus, folder, shard_size, progress), workers):
+            progress.note(shard)
+            on_progress(_images_done(progress), total)
+        report = progress.finish() if part.of == 1 else progress.report()
+        on_progress(total, total)
+    return report
+
+
+def begin(corpus: Corpus, folder: Path, out: Path, *, shard_size: int = IMAGES_PER_SHARD, part: Part) -> Progress:
+    """Notes in `out` that a conversion, or a part of it, has begun; `write_shards` goes on from there.
+
+    Raises ShardError as `write_shards` does.
     """
     if not folder.is_dir():
         raise ShardError(f"no image folder {folder}")
-    total = len(corpus.images)
-    settings = _settings(corpus, folder, shard_size)
     out.mkdir(parents=True, exist_ok=True)
-    report = finished_report(out, settings)
-    if report is None:
-        progress = Progress.open(out, settings)
-        on_progress(_images_done(progress), total)
-        missing = _missing(corpus, folder, shard_size, progress)
-        for shard in in_order_of_completion(_write_shard, missing, workers):
-            progress.note(shard)
-            on_progress(_images_done(progress), total)
-        report = _finish(corpus, progress)
-    on_progress(total, total)
-    return report
+    shards = -(-len(corpus.images) // shard_size)
+    return Progress.open(out, Conversion(_settings(corpus, folder, shard_size), shards, corpus.report), part)
 
 
 def _images_done(progress: Progress) -> int:
     return sum(shard.report.counts["images read"] for shard in progress.finished.values())
 
 
-def _finish(corpus: Corpus, progress: Progress) -> Report:
-    report = Report()
-    report.add(corpus.report)
-    for number in sorted(progress.finished):
-        report.add(progress.finished[number].report)
-    if not report.counts["images written"]:
-        progress.discard()
-        raise ShardError(f"not one image could be converted: {report.main_reason()}")
-    progress.finish(report)
-    return report
+def _images_of(number: int, shard_size: int) -> slice:
+    return slice(number * shard_size, (number + 1) * shard_size)
 
 
 def _settings(corpus: Corpus, folder: Path, shard_size: int) -> dict[str, Any]:
@@ -98,10 +101,10 @@ def _settings(corpus: Corpus, folder: Path, shard_size: int) -> dict[str, Any]:
 
 def _missing(corpus: Corpus, folder: Path, shard_size: int, progress: Progress) -> Iterator[ShardWork]:
     """The shards that are not noted as finished, in order."""
-    for number, start in enumerate(range(0, len(corpus.images), shard_size)):
+    for number in progress.part.shards(progress.conversion.shards):
         if number not in progress.finished:
             path = progress.folder / f"shard-{number:05d}.tar"
-            yield ShardWork(number, path, corpus.images[start : start + shard_size], corpus.describe, folder)
+            yield ShardWork(number, path, corpus.images[_images_of(number, shard_size)], corpus.describe, folder)
 
 
 def _write_shard(work: ShardWork) -> FinishedShard:
