@@ -10,9 +10,14 @@ import lightning as L
 from jsonargparse import set_parsing_settings
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from callbacks.nan_guard import NanGuard
+from callbacks.preemption import Preemption, Stopped
+from callbacks.run_lock import RunLock
 from callbacks.step_seed import StepSeed
+from pixel_llm.checkpoint_io import CheckpointFiles
 from pixel_llm.messages import one_line
 from pixel_llm.weights.checkpoint import read_checkpoint
 
@@ -49,7 +54,7 @@ class PixelLLMCLI(LightningCLI):
             parser_kwargs={"parser_mode": "omegaconf"},
             save_config_callback=SaveConfig,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"callbacks": [StepSeed(), NanGuard()]},
+            trainer_defaults={"callbacks": [StepSeed(), NanGuard(), RunLock(), Preemption()]},
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -63,6 +68,14 @@ class PixelLLMCLI(LightningCLI):
             missing = list(dict.fromkeys(missing_data(data, _SPLITS[self.subcommand])))
             if missing:
                 raise FileNotFoundError("; ".join(missing))
+
+    def instantiate_trainer(self, **settings: Any) -> L.Trainer:
+        """Checkpoints are written by `CheckpointFiles`; in a SLURM job `Preemption` puts it back into the queue."""
+        plugins = self.config_init[self.subcommand]["trainer"].get("plugins") or []
+        own: list[Any] = [CheckpointFiles()]
+        if SLURMEnvironment.detect():
+            own.append(SLURMEnvironment(auto_requeue=False))
+        return super().instantiate_trainer(plugins=[*(plugins if isinstance(plugins, list) else [plugins]), *own])
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would let a checkpoint's hyper-parameters silently override the command line."""
@@ -117,4 +130,10 @@ def silence() -> None:
 def run() -> None:
     """Parse the command line and run the verb."""
     silence()
-    PixelLLMCLI()
+    try:
+        PixelLLMCLI()
+    except Stopped as stopped:
+        if getattr(rank_zero_only, "rank", 0):
+            sys.exit(0)  # the launcher of the other processes must not take this one for dead
+        sys.stderr.write(f"\n{stopped}\n")
+        sys.exit(stopped.exit_code)

@@ -145,7 +145,7 @@ def test_a_query_is_asked_as_the_data_ask_it(toy: Path, referrer: Predictor, mon
 
 def test_a_run_and_its_checkpoint_are_the_same(tiny_run: Path, predictor: Predictor) -> None:
     by_file = Predictor(tiny_run / "checkpoints/last.ckpt").task.state_dict()
-    saved = torch.load(tiny_run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    saved = read_checkpoint(tiny_run / "checkpoints/last.ckpt")["state_dict"]
     for name, value in predictor.task.state_dict().items():
         assert torch.equal(by_file[name], value)
         assert torch.equal(saved[name], value)
@@ -168,7 +168,7 @@ def test_a_model_that_cannot_do_what_is_asked_is_named(predictor: Predictor, ref
 def test_a_checkpoint_cannot_name_a_foreign_class(tiny_run: Path, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.mkdir()
-    content = torch.load(tiny_run / "checkpoints/last.ckpt", weights_only=True)
+    content = read_checkpoint(tiny_run / "checkpoints/last.ckpt")
     config = yaml.safe_load(content["config"])
     config["model"] = {"class_path": "shutil.rmtree", "init_args": {"path": str(victim)}}
     torch.save(content | {"config": yaml.safe_dump(config)}, tmp_path / "a.ckpt")

@@ -53,6 +53,12 @@ class Task(L.LightningModule):
         if self.weights is not None:
             self.weights.load(self.core)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name what does not change in this run, so that it is written once (`pixel_llm/weights/frozen.py`)."""
+        parameters = self.named_parameters(remove_duplicate=False)
+        frozen = [name for name, value in parameters if not value.requires_grad and name in checkpoint["state_dict"]]
+        checkpoint["frozen"] = {"names": frozen}
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """ValueError with one line for a checkpoint of another task or size; one of joint training can be tested."""
         config = yaml.safe_load(checkpoint.get("config", "{}"))

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from pixel_llm.weights.frozen import join_frozen
+
 
 def find_checkpoint(path: Path) -> Path:
     """The file itself, or the newest `last.ckpt` below a folder; FileNotFoundError where there is none."""
@@ -17,9 +19,9 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint of ours, read without executing anything; ValueError for another file.
+    """The content of a checkpoint of ours with its frozen weights, read without executing anything.
 
-    Its tensors are mapped from the file, not copied.
+    Its tensors are mapped from the file, not copied. Raises ValueError for another file, and what `join_frozen` raises.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -27,4 +29,5 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not a checkpoint, or a damaged one") from None
     if not isinstance(content, dict) or not {"config", "state_dict"} <= set(content):
         raise ValueError(f"{path}: not a checkpoint of pixel_llm (no configuration inside)")
+    join_frozen(content, path)
     return content

@@ -1,11 +1,12 @@
 """Named tensors from files, and putting them into modules with errors that say what does not fit."""
 
-import pickle
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
+
+from pixel_llm.weights.frozen import join_frozen
+from pixel_llm.weights.tensor_files import read_pytorch, read_safetensors
 
 _SHOWN = 5
 
@@ -19,7 +20,9 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pytorch(path)
+    content = read_safetensors(path) if path.suffix == ".safetensors" else read_pytorch(path)
+    if isinstance(content, dict):
+        join_frozen(content, path)
     content = content.get("state_dict", content) if isinstance(content, dict) else {}
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
@@ -79,27 +82,6 @@ def check_fit(
         if got != wanted:
             raise ValueError(f"{source}: another size: {name} has shape {got}, the model wants {wanted}")
     return matched
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file ({_first_line(error)})") from None
-
-
-def _read_pytorch(path: Path) -> object:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ValueError(f"{path}: not a PyTorch file of tensors ({_first_line(error)})") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _some(names: Iterable[str]) -> str:

@@ -1,0 +1,87 @@
+"""A training that is stopped by a signal ends at a border of steps and goes on as if nothing had been."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from callbacks.preemption import requeue
+from tests.runs import command, start, tiny_config, write_config
+
+
+def stopped_by(number: int, process: subprocess.Popen[str], run: Path, presses: int = 1) -> str:
+    """Send the signal once the first checkpoint is there, and return what the training said."""
+    deadline = time.monotonic() + 120
+    while not (run / "checkpoints/last.ckpt").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for _ in range(presses):
+        process.send_signal(number)
+        time.sleep(0.3 if presses > 1 else 0)
+    return process.communicate(timeout=60)[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_stopped_training_goes_on(toy: Path, tmp_path: Path, number: signal.Signals) -> None:
+    config = tiny_config(toy, tmp_path / "run", steps=2000)
+    config["trainer"]["accumulate_grad_batches"] = 2
+    config["trainer"]["callbacks"][0]["init_args"] = {"every_n_train_steps": 3}
+    config["data"]["init_args"]["num_workers"] = 1
+    process = start("fit", "--config", write_config(tmp_path / "config.yaml", config))
+    said = stopped_by(number, process, tmp_path / "run")
+    assert process.returncode == 128 + number, said
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    step = torch.load(last, weights_only=True)["global_step"]
+    assert said.splitlines()[-1] == f"stopped by {number.name} after step {step}, saved as {last}"
+    done = command("fit", "--config", tmp_path / "config.yaml", "--ckpt_path", "last", "--trainer.max_steps", step + 2)
+    assert done.returncode == 0, done.stderr
+    assert torch.load(last, weights_only=True)["global_step"] == step + 2
+
+
+@pytest.mark.slow
+def test_two_interrupts_stop_at_once(toy: Path, tmp_path: Path) -> None:
+    """Both within one long step, of sixty batches."""
+    config = tiny_config(toy, tmp_path / "run", steps=2000)
+    config["trainer"]["accumulate_grad_batches"] = 60
+    config["data"]["init_args"]["samples_per_epoch"] = 24_000
+    process = start("fit", "--config", write_config(tmp_path / "config.yaml", config))
+    said = stopped_by(signal.SIGINT, process, tmp_path / "run", presses=2)
+    assert process.returncode == 130, said
+    assert said.splitlines()[-1] == "stopped at once"
+
+
+def test_a_job_is_queued_again_under_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\ntest "$2" != 9\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    for job in ("7", "9"):
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        requeue()
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "5")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    requeue()
+    assert (tmp_path / "asked").read_text().split("\n")[:3] == ["requeue 7", "requeue 9", "requeue 5_3"]
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "job 7 is queued again"
+    assert said[1].startswith("job 9 could not be queued again")
+
+
+@pytest.mark.slow
+def test_two_trainings_do_not_share_a_folder(toy: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "config.yaml", tiny_config(toy, tmp_path / "run", steps=2000))
+    first = start("fit", "--config", config)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run/checkpoints/last.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    second = command("fit", "--config", config, "--ckpt_path", "last")
+    assert second.returncode == 2
+    assert f"another training is writing here (process {first.pid} on " in second.stderr
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    assert command("fit", "--config", config, "--trainer.max_steps", 1).returncode == 0
