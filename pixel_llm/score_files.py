@@ -96,4 +96,4 @@ def _raw_contents(corpus: Corpus, splits: Collection[str], what: str) -> Iterato
             yield Content(image.dataset_id, (size[1], size[0]) if size else None, names | description.content)
     unusable = corpus.report.total_skipped("records")
     if images and unusable:
-        sys.stderr.write(f"{images[0].dataset_id}: {unusable:,} {what} left out ({corpus.report.main_reason()})\n")
+        sys.stderr.write(f"{images[0].dataset_id}: {unusable:,} {what} left out ({corpus.report.reasons()})\n")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.formats.image_paths import check_inside
-from datamodules.formats.records import BadRecord, FormatError, RecordError, items, read_json, text
+from datamodules.formats.records import BadRecord, RecordError, items, read_json_list, text
 
 _HUMAN = "human"
 _IMAGE_MARKER = re.compile(r"<image>\n|\n<image>|<image>")
@@ -40,10 +40,7 @@ def read_llava(path: Path) -> Iterator[Conversation | BadRecord]:
 
     Raises FormatError where the file is no list.
     """
-    entries = read_json(path)
-    if not isinstance(entries, list):
-        raise FormatError(f"{path}: not a JSON list")
-    for number, entry in enumerate(entries):
+    for number, entry in enumerate(read_json_list(path)):
         where = f"{path}: entry {number}"
         try:
             yield Conversation(where, _image(entry), _turns(entry))

@@ -8,6 +8,7 @@ import gzip
 import json
 import math
 import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,17 @@ def four_numbers(record: Any, key: str) -> tuple[float, float, float, float]:
     return a, b, c, d
 
 
+def check_pixels(path: Path, boxes: Iterable[Sequence[float]]) -> None:
+    """Raises FormatError where all boxes of a file, of any form, are shares of the image in place of pixels."""
+    fractions = False
+    for number in (number for box in boxes for number in box):
+        if not 0 <= number <= 1:
+            return
+        fractions |= 0 < number < 1
+    if fractions:
+        raise FormatError(f"{path}: all boxes lie within [0, 1]: give pixels of the original image")
+
+
 def parse_json(data: bytes) -> Any:
     """UTF-8 JSON -> its value; RecordError where it is neither."""
     try:
@@ -130,4 +142,12 @@ def read_json_object(path: Path) -> dict[str, Any]:
     found = read_json(path)
     if not isinstance(found, dict):
         raise FormatError(f"{path}: not a JSON object")
+    return found
+
+
+def read_json_list(path: Path) -> list[Any]:
+    """A file that is one JSON list; FormatError with the file's name where it is not."""
+    found = read_json(path)
+    if not isinstance(found, list):
+        raise FormatError(f"{path}: not a JSON list")
     return found

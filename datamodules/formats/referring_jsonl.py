@@ -18,8 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.formats.json_lines import corner_box, numbered_lines, optional_size, optional_text
-from datamodules.formats.records import BadRecord, FormatError, RecordError, identifier, items, parse_json, text
+from datamodules.formats.records import (
+    BadRecord,
+    FormatError,
+    RecordError,
+    check_pixels,
+    identifier,
+    items,
+    parse_json,
+    text,
+)
 from datamodules.formats.referring import Expression, ReferredObject, ReferringSplits
+from datamodules.formats.splits import Box
 
 Json = dict[str, Any]
 
@@ -27,20 +37,21 @@ Json = dict[str, Any]
 def read_referring_jsonl(path: Path, splits: ReferringSplits) -> None:
     """Adds the expressions of a file to their splits.
 
-    Raises FormatError where no line can be used, and where neither a line nor the file's name says the split.
+    Raises FormatError where no line can be used, and for boxes that are not in pixels.
     """
     bad: list[BadRecord] = []
+    boxes: list[Box] = []
     files_split = None
     for number, line in numbered_lines(path):
         try:
             record = parse_json(line)
-            dataset, part = splits.name_and_part(path, path.stem, optional_text(record, "split"))
-            split = splits.get(dataset, part, path)
+            dataset, split = splits.of_line(path, optional_text(record, "split"))
             files_split = files_split or split
             image_id = text(record, "image")
             split.count(image_id, 1, f"{path}:{number}")
             said = text(record, "expression")
             objects = _objects(record)
+            boxes += [found.box for found in objects]
             image = split.image(dataset, image_id, image_id, optional_size(record))
             targets = tuple(dict.fromkeys(image.number_object(found) for found in objects))
             name = identifier(record, "id") if "id" in record else str(number)
@@ -49,6 +60,7 @@ def read_referring_jsonl(path: Path, splits: ReferringSplits) -> None:
             bad.append(BadRecord(f"{path}:{number}", str(error)))
     if files_split is None:
         raise FormatError(f"{bad[0].where}: {bad[0].reason}" if bad else f"{path}: empty")
+    check_pixels(path, boxes)
     files_split.bad += bad
 
 

@@ -26,7 +26,7 @@ Json = dict[str, Any]
 def read_regions_jsonl(path: Path, splits: RegionSplits) -> None:
     """Adds the images of a file with their regions to their splits.
 
-    Raises FormatError where no line can be used, and where neither a line nor the file's name says the split.
+    Raises FormatError where no line can be used.
     """
     bad: list[BadRecord] = []
     files_split = None
@@ -36,8 +36,7 @@ def read_regions_jsonl(path: Path, splits: RegionSplits) -> None:
             record = parse_json(line)
             image_id = text(record, "image")
             found = _regions(record, str(number))
-            dataset, part = splits.name_and_part(path, path.stem, optional_text(record, "split"))
-            split = splits.get(dataset, part, path)
+            dataset, split = splits.of_line(path, optional_text(record, "split"))
             files_split = files_split or split
             image = split.image(dataset, image_id, image_id, optional_size(record))
         except RecordError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from datamodules.formats.image_paths import check_inside
-from datamodules.formats.records import BadRecord, FormatError
+from datamodules.formats.records import BadRecord, FormatError, RecordError
 
 Box = tuple[float, float, float, float]
 Size = tuple[int, int]
@@ -20,6 +20,7 @@ Size = tuple[int, int]
 COCO, VISUAL_GENOME, FLICKR = "coco", "vg", "flickr"
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_]+")
+_NAMING = "name the file as mugs_val.jsonl is named, or use `prepare --split NAME`"
 _PART = re.compile(r"(?P<dataset>.+?)[_-](?P<part>(train|val|test).*)")
 _COCO_NAME = re.compile(r"COCO_(?:train|val|test)\d{4}_0*(\d+)")
 # How the names of data sets begin whose image ids are those of these collections of photos.
@@ -142,8 +143,19 @@ class Splits(Generic[Split]):
         dataset = found["dataset"] if found else stem
         part = part or (found["part"] if found else None)
         if part is None and self._only_name is None:
-            raise FormatError(f"{path}: neither its records nor its name say the split: --split names one")
+            raise FormatError(f"{path}: neither its records nor its name say the split: {_NAMING}")
         return dataset, part or ""
+
+    def of_line(self, path: Path, part: str | None) -> tuple[str, Split]:
+        """Data set and split of a line of a file; part: as the line says it.
+
+        Raises RecordError where neither the line nor the file's name says the part, but one is needed.
+        """
+        try:
+            dataset, part = self.name_and_part(path, path.stem, part)
+        except FormatError:
+            raise RecordError(f"neither the line nor the file's name says the split: {_NAMING}") from None
+        return dataset, self.get(dataset, part, path)
 
     def all(self) -> list[Split]:
         return list(self._splits.values())

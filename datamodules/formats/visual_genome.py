@@ -21,7 +21,7 @@ from datamodules.formats.records import (
     finite,
     identifier,
     items,
-    read_json,
+    read_json_list,
     read_json_object,
     text,
     value,
@@ -42,7 +42,7 @@ class ImageData:
     coco_picture: str | None
 
 
-_UNKNOWN = ImageData("", None, None)
+UNKNOWN = ImageData("", None, None)
 
 
 def read_image_data(paths: Iterable[Path]) -> dict[str, ImageData]:
@@ -52,7 +52,7 @@ def read_image_data(paths: Iterable[Path]) -> dict[str, ImageData]:
     """
     found: dict[str, ImageData] = {}
     for path in paths:
-        for number, entry in enumerate(_list_in(path)):
+        for number, entry in enumerate(read_json_list(path)):
             try:
                 image_id, data = _either_id(entry, "image_id"), _image_data(entry)
                 if found.setdefault(image_id, data) != data:
@@ -101,7 +101,7 @@ def read_region_descriptions(
     stem = (match and match["dataset"]) or f"{VISUAL_GENOME}_train"
     bad: list[BadRecord] = []
     files_split, left_out = None, 0
-    for number, entry in enumerate(_list_in(path)):
+    for number, entry in enumerate(read_json_list(path)):
         try:
             image_id, found = identifier(entry, "id"), items(entry, "regions")
             if parts is not None and image_id not in parts:
@@ -110,7 +110,7 @@ def read_region_descriptions(
             dataset, part = splits.name_and_part(path, stem, parts[image_id] if parts else None)
             split = splits.get(dataset, part, path)
             files_split = files_split or split
-            known = image_data.get(image_id, _UNKNOWN)
+            known = image_data.get(image_id, UNKNOWN)
             image = split.image(dataset, image_id, known.file_name, known.size)
             image.coco_picture = known.coco_picture
         except RecordError as error:
@@ -147,10 +147,3 @@ def _nothing_usable(path: Path, bad: list[BadRecord], left_out: int) -> str:
 def _either_id(entry: Any, key: str) -> str:
     """The id under its name, or under `id` as version 1.0 has it."""
     return identifier(entry, key if isinstance(entry, dict) and key in entry else "id")
-
-
-def _list_in(path: Path) -> list[Any]:
-    found = read_json(path)
-    if not isinstance(found, list):
-        raise FormatError(f"{path}: not a list, as Visual Genome's files are")
-    return found

@@ -20,7 +20,7 @@ from datamodules.prepare.leaking_images import LeakingImages, check_leaks, evalu
 from datamodules.prepare.merge import merge_parts
 from datamodules.prepare.progress import WHOLE, Part
 from datamodules.prepare.referring import split_corpus
-from datamodules.prepare.referring_checks import check_published, name_coco_pictures, read_coco_ids
+from datamodules.prepare.referring_checks import check_published, name_coco_pictures
 from datamodules.prepare.referring_corpora import read_referring
 from datamodules.prepare.region_corpora import read_regions
 from datamodules.prepare.region_text import MAX_WORDS, MIN_USES, UNKNOWN, apply_benchmark_text
@@ -315,8 +315,8 @@ def _convert_referring(args: argparse.Namespace) -> None:
 
 def _check_referring(args: argparse.Namespace, splits: list[ReferringSplit]) -> dict[str, list[str]]:
     """What the checks say of each split; images that must not be there are gone, or refused before a shard is made."""
-    coco_ids = read_coco_ids(args.vg_image_data) if args.vg_image_data else {}
-    notes = {split.name: [*check_published(split), *name_coco_pictures(split, coco_ids)] for split in splits}
+    known = read_image_data([args.vg_image_data] if args.vg_image_data else [])
+    notes = {split.name: [*check_published(split), *name_coco_pictures(split, known)] for split in splits}
     pictures = evaluation_pictures(splits, annotation_paths(args.evaluation))
     for split in splits:
         notes[split.name] += check_leaks(split, pictures, args.leaking_images)
@@ -332,11 +332,13 @@ def _convert_regions(
         bar.add_task("reading annotations", total=None)
         bar.refresh()
         splits, said = read(args)
-        if args.benchmark_text:
-            apply_benchmark_text(splits)
+        texts = apply_benchmark_text(splits) if args.benchmark_text else {}
         pictures = evaluation_pictures(splits, annotation_paths(args.evaluation))
-        notes = {split.name: check_leaks(split, pictures, args.leaking_images) for split in splits}
-        corpora = {split.name: regions.split_corpus(split, folders, [*said, *notes[split.name]]) for split in splits}
+        corpora = {}
+        for split in splits:
+            notes = [*said, *texts.get(split.name, []), *check_leaks(split, pictures, args.leaking_images)]
+            corpora[split.name] = regions.split_corpus(split, folders, notes)
+            said = []  # of all splits: once will do
     _write_splits(corpora, args, folders.root)
 
 

@@ -140,7 +140,7 @@ class Progress:
         report = self.report()
         if not report.counts["images written"]:
             discard_notes(self.folder)
-            raise ShardError(f"{self.folder}: not one image could be converted: {report.main_reason()}")
+            raise ShardError(f"{self.folder}: not one image could be converted: {report.reasons()}")
         shards = [self.finished[number].entry for number in sorted(self.finished)]
         content = json.dumps(report.to_json(), indent=1, ensure_ascii=False).encode()
         write_atomically(self.folder / REPORT, content + b"\n")

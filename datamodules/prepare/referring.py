@@ -12,7 +12,7 @@ from typing import Any
 
 from datamodules.formats.coco import image_size
 from datamodules.formats.masks import Rle, compressed_rle
-from datamodules.formats.records import RecordError
+from datamodules.formats.records import BadRecord, RecordError
 from datamodules.formats.referring import Expression, ReferredObject, ReferringImage, ReferringSplit
 from datamodules.formats.splits import Box
 from datamodules.prepare.corpus import Corpus, Description, ImageWork, check_keys
@@ -75,8 +75,8 @@ def describe(work: ImageWork, report: Report) -> Description | None:
             continue
         seen.add((content["text"], expression.targets))
         expressions.append(content)
-    for reason in objects.bad_masks:
-        report.skip("masks", reason, f"{work.dataset_id} {work.image_id}")
+    for mask in objects.bad_masks:
+        report.skip("masks", mask.reason, mask.where)
     if not expressions:
         return None
     content = {"objects": objects.contents, "expressions": expressions, "picture": image.photo}
@@ -91,7 +91,7 @@ class _Objects:
 
     def __init__(self, image: ReferringImage, size: tuple[int, int] | None) -> None:
         self.contents: list[dict[str, Any]] = []
-        self.bad_masks: list[str] = []
+        self.bad_masks: list[BadRecord] = []
         self._image = image
         self._size = size
         self._indices: dict[str, int] = {}
@@ -103,15 +103,15 @@ class _Objects:
             raise RecordError("a crowd region")
         return {object_id: clipped(one.box, self._size) for object_id, one in found.items()}
 
-    def index(self, object_id: str, box: Box) -> int:
-        """The object's place in `contents`, where it is put if it is not there yet."""
+    def index(self, object_id: str, box: Box, where: str) -> int:
+        """The object's place in `contents`, where it is put if it is not there yet; where: that it was named."""
         if object_id not in self._indices:
             self._indices[object_id] = len(self.contents)
-            rle = self._mask(self._image.objects[object_id])
+            rle = self._mask(self._image.objects[object_id], where)
             self.contents.append({"id": object_id, "bbox": box, "rle": rle})
         return self._indices[object_id]
 
-    def _mask(self, found: ReferredObject) -> Rle | None:
+    def _mask(self, found: ReferredObject, where: str) -> Rle | None:
         """The mask; None where there is none, or a bad one, whose reason is noted."""
         if found.segmentation is None:
             return None
@@ -119,7 +119,7 @@ class _Objects:
             width, height = self._size or _size_of_mask(found.segmentation)
             return compressed_rle(found.segmentation, height, width)
         except RecordError as error:
-            self.bad_masks.append(str(error))
+            self.bad_masks.append(BadRecord(where, str(error)))
             return None
 
 
@@ -150,6 +150,6 @@ def _content(expression: Expression, objects: _Objects) -> dict[str, Any]:
     return {
         "id": expression.expression_id,
         "text": said,
-        "targets": [objects.index(object_id, box) for object_id, box in boxes.items()],
+        "targets": [objects.index(object_id, box, expression.where) for object_id, box in boxes.items()],
         "kind": expression.kind,
     }

@@ -1,11 +1,10 @@
 """Checks on referring data before it becomes shards: is it what was published, and which of its photos are COCO's."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from datamodules.formats.records import FormatError, RecordError, items, read_json, value
 from datamodules.formats.referring import ReferringSplit
 from datamodules.formats.splits import VISUAL_GENOME
+from datamodules.formats.visual_genome import UNKNOWN, ImageData
 
 
 @dataclass(frozen=True)
@@ -48,21 +47,14 @@ def check_published(split: ReferringSplit) -> list[str]:
     return [f"as published: {', '.join(f'{count:,} {name}' for name, count in known.items())}"]
 
 
-def read_coco_ids(path: Path) -> dict[str, str]:
-    """`vg/2343751` -> `coco/57870`, from Visual Genome's image_data.json: half of its photos are COCO's."""
-    try:
-        entries = items({"list": read_json(path)}, "list")
-        found = {f"{VISUAL_GENOME}/{value(entry, 'image_id')}": entry.get("coco_id") for entry in entries}
-    except RecordError as error:
-        raise FormatError(f"{path}: {error}: not Visual Genome's image data") from None
-    return {name: f"coco/{coco_id}" for name, coco_id in found.items() if coco_id is not None}
+def name_coco_pictures(split: ReferringSplit, known: dict[str, ImageData]) -> list[str]:
+    """Gives the photos of Visual Genome that are COCO's their names there; a line where nothing is known of them.
 
-
-def name_coco_pictures(split: ReferringSplit, coco_ids: dict[str, str]) -> list[str]:
-    """Gives the photos of Visual Genome that are COCO's their names there; a line where none is known."""
+    known: as `read_image_data` gives it.
+    """
     photos = [image for image in split.images.values() if image.picture.startswith(f"{VISUAL_GENOME}/")]
     for image in photos:
-        image.coco_picture = coco_ids.get(image.picture)
-    if photos and not coco_ids and split.is_training:
+        image.coco_picture = known.get(image.picture.partition("/")[2], UNKNOWN).coco_picture
+    if photos and not known and split.is_training:
         return [f"{len(photos):,} images of Visual Genome may be COCO's: --vg-image-data tells which"]
     return []

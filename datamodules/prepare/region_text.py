@@ -3,7 +3,7 @@
 import hashlib
 import string
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from datamodules.formats.records import BadRecord, FormatError
 from datamodules.formats.regions import Region, RegionSplit
@@ -11,6 +11,8 @@ from datamodules.formats.regions import Region, RegionSplit
 MAX_WORDS = 15
 MIN_USES = 15
 UNKNOWN = "<UNK>"
+
+_TOO_LONG = "a phrase of more words than the benchmark has"
 
 _ASCII = str.maketrans(
     {"½": "half", "—": "-", "™": "", "¢": "cent", "ç": "c", "û": "u", "é": "e", "°": " degree", "è": "e", "…": ""}
@@ -23,8 +25,8 @@ def benchmark_words(phrase: str) -> list[str]:
     return phrase.translate(_ASCII).lower().translate(_NO_PUNCTUATION).split()
 
 
-def apply_benchmark_text(splits: Sequence[RegionSplit]) -> None:
-    """Gives the phrases of all splits the benchmark's text.
+def apply_benchmark_text(splits: Sequence[RegionSplit]) -> dict[str, list[str]]:
+    """Gives the phrases of all splits the benchmark's text; split -> lines that say what was changed.
 
     Phrases of more than `MAX_WORDS` words are taken out and noted as bad. A word with fewer than `MIN_USES` uses in
     what is left of all splits together becomes `UNKNOWN`: so the benchmark's own script counts.
@@ -36,10 +38,21 @@ def apply_benchmark_text(splits: Sequence[RegionSplit]) -> None:
     uses = Counter(word for split in splits for words in _drop_long(split) for word in words)
     known = {word for word, count in uses.items() if count >= MIN_USES}
     vocabulary = hashlib.sha256(" ".join(sorted(known)).encode()).hexdigest()
-    for split in splits:
-        split.text = f"benchmark {vocabulary}"
-        for region in _regions(split):
-            region.phrase = " ".join(word if word in known else UNKNOWN for word in benchmark_words(region.phrase))
+    return {split.name: _replace_rare(split, known, vocabulary) for split in splits}
+
+
+def _replace_rare(split: RegionSplit, known: Collection[str], vocabulary: str) -> list[str]:
+    split.text = f"benchmark {vocabulary}"
+    words = unknown = 0
+    for region in _regions(split):
+        own = [word if word in known else UNKNOWN for word in benchmark_words(region.phrase)]
+        region.phrase = " ".join(own)
+        words, unknown = words + len(own), unknown + own.count(UNKNOWN)
+    long = sum(bad.reason == _TOO_LONG for bad in split.bad)
+    return [
+        f"benchmark text: {unknown:,} of {words:,} words made {UNKNOWN}",
+        f"benchmark text: {long:,} phrases of over {MAX_WORDS} words left out",
+    ]
 
 
 def _drop_long(split: RegionSplit) -> Iterator[list[str]]:
@@ -49,7 +62,7 @@ def _drop_long(split: RegionSplit) -> Iterator[list[str]]:
         for region in image.regions:
             words = benchmark_words(region.phrase)
             if len(words) > MAX_WORDS:
-                split.bad.append(BadRecord(region.where, "a phrase of more words than the benchmark has"))
+                split.bad.append(BadRecord(region.where, _TOO_LONG))
             else:
                 kept.append(region)
                 yield words

@@ -21,6 +21,9 @@ from datamodules.prepare.report import Report
 
 KIND = "regions"
 
+CLIPPED = "boxes clipped to the image"
+CLIPPED_AS_FOUND = f"{CLIPPED} as found, for want of the size that they were made for (--image-data, width, height)"
+
 # Johnson et al., CVPR 2016: the lists of their release
 PUBLISHED_IMAGES = {"vg_train": 77_398, "vg_val": 5_000, "vg_test": 5_000}
 
@@ -71,7 +74,8 @@ def split_corpus(split: RegionSplit, folders: ImageFolders = NO_PICTURES, notes:
         report.counts["records read"] += 1
         report.skip("records", bad.reason, bad.where)
     if not any(image.regions for image in split.images.values()):
-        raise FormatError(f"{split.name}: no usable region: {report.main_reason()}")
+        files = ", ".join(map(str, split.files))
+        raise FormatError(f"{files}: no usable region of {split.name}: {report.reasons()}")
     images = [
         ImageWork(split.name, image.image_id, RegionRecords(image, folders, split.is_training))
         for image in split.images.values()
@@ -103,7 +107,7 @@ def describe(work: ImageWork, report: Report) -> Description | None:
         try:
             regions.append(_content(region, size))
             if regions[-1]["bbox"] != region.box:
-                report.counts["boxes clipped to the image"] += 1
+                report.counts[CLIPPED if image.size else CLIPPED_AS_FOUND] += 1
         except RecordError as error:
             report.skip("records", str(error), region.where)
     if not regions:

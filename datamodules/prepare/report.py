@@ -76,12 +76,16 @@ class Report:
                 lines.append(f"  {_line(reason, skipped)}")
         return lines
 
-    def main_reason(self) -> str:
-        """Why most were left out, records before images: an image without a usable record says less."""
-        reasons = self.skipped.get("records") or self.skipped.get("images") or {}
-        if not reasons:
-            return "there are no records"
-        return _line(*max(reasons.items(), key=lambda item: item[1].count))
+    def reasons(self) -> str:
+        """Why anything was left out, and how many of what, in one line."""
+        counts: dict[str, list[str]] = {}
+        examples: dict[str, str] = {}
+        for kind, reasons in sorted(self.skipped.items()):
+            for reason, skipped in sorted(reasons.items(), key=lambda item: -item[1].count):
+                counts.setdefault(reason, []).append(f"{skipped.count:,} {kind}")
+                examples.setdefault(reason, skipped.examples[0])
+        said = (f"{reason} ({', '.join(own)}), such as {examples[reason]}" for reason, own in counts.items())
+        return "; ".join(said) or "there are no records"
 
     def _reason(self, kind: str, reason: str) -> Skipped:
         return self.skipped.setdefault(kind, {}).setdefault(reason, Skipped())

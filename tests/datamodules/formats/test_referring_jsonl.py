@@ -81,9 +81,11 @@ def test_a_file_without_a_usable_line_or_split_is_an_error(tmp_path: Path) -> No
         read(tmp_path / "x_train.jsonl")
     with pytest.raises(FormatError, match=r"x_train\.jsonl:1: broken JSON"):
         read(tmp_path / "x_train.jsonl", "{", "}")
-    with pytest.raises(FormatError, match="neither its records nor its name say the split: --split names one"):
+    with pytest.raises(FormatError, match=r"mugs\.jsonl:1: neither the line nor the file's name says the split"):
         read(tmp_path / "mugs.jsonl", GOOD)
     assert list(read(tmp_path / "mugs.jsonl", GOOD, name="mugs_test")) == ["mugs_test"]
+    with pytest.raises(FormatError, match=r"x_train\.jsonl: all boxes lie within \[0, 1\]: give pixels"):
+        read(tmp_path / "x_train.jsonl", {**GOOD, "box": [0, 0.2, 1, 1]})
 
 
 def test_the_documented_example_is_read_whole(tmp_path: Path) -> None:
@@ -100,3 +102,11 @@ def test_the_documented_example_is_read_whole(tmp_path: Path) -> None:
         found.segmentation for split in splits.values() for i in split.images.values() for found in i.objects.values()
     ]
     assert {type(mask) for mask in masks} == {type(None), dict, list}
+
+
+def test_a_line_without_a_split_is_named_where_others_have_one(tmp_path: Path) -> None:
+    [split] = read(tmp_path / "mugs.jsonl", {**GOOD, "image": "4.jpg", "split": "val"}, GOOD).values()
+    assert [one.image_id for one in split.images.values()] == ["4.jpg"]
+    [bad] = split.bad
+    assert bad.where == f"{tmp_path}/mugs.jsonl:2"
+    assert bad.reason.startswith("neither the line nor the file's name says the split")

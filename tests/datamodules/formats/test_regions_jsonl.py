@@ -78,7 +78,7 @@ def test_a_file_without_a_usable_line_or_split_is_an_error(tmp_path: Path) -> No
         read(tmp_path / "x_train.jsonl")
     with pytest.raises(FormatError, match=r"x_train\.jsonl:2: broken JSON"):
         read(tmp_path / "x_train.jsonl", "", "{")
-    with pytest.raises(FormatError, match="neither its records nor its name say the split"):
+    with pytest.raises(FormatError, match=r"mugs\.jsonl:1: neither the line nor the file's name says the split"):
         read(tmp_path / "mugs.jsonl", GOOD)
     assert list(read(tmp_path / "mugs.jsonl", GOOD, name="mugs_test")) == ["mugs_test"]
 
@@ -93,3 +93,12 @@ def test_the_documented_example_is_read_whole(tmp_path: Path) -> None:
     written = [r for line in map(json.loads, lines) for r in line.get("regions", [line])]
     assert sum(len(said(split)) for split in splits.values()) == len(written)
     assert any(not image.regions for image in splits["kitchen_val"].images.values())
+
+
+def test_a_line_without_a_split_is_named_where_others_have_one(tmp_path: Path) -> None:
+    [split] = read(tmp_path / "mugs.jsonl", GOOD, {**GOOD, "image": "4.jpg", "split": "val"}).values()
+    assert split.name == "mugs_val"
+    assert [one.image_id for one in split.images.values()] == ["4.jpg"]
+    [bad] = split.bad
+    assert bad.where == f"{tmp_path}/mugs.jsonl:1"
+    assert bad.reason.startswith("neither the line nor the file's name says the split")

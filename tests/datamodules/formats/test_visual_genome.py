@@ -174,7 +174,7 @@ def test_a_bad_image_is_named(tmp_path: Path, name: str) -> None:
 
 FILES: dict[str, tuple[str, str]] = {
     "broken": ("[{", "broken JSON"),
-    "an object": ('{"images": []}', "not a list, as Visual Genome's files are"),
+    "an object": ('{"images": []}', "not a JSON list"),
     "empty": ("[]", "empty"),
     "image data": (json.dumps([image_data(1)]), "entry 0: missing key 'id': not Visual Genome's region descriptions"),
 }

@@ -220,7 +220,8 @@ def test_an_object_with_a_bad_mask_keeps_its_box(tmp_path: Path, name: str) -> N
     [sample] = samples(tmp_path / "out/refcoco_unc_val")
     assert sample["objects"] == [{"id": "1", "bbox": [1, 5, 11, 13], "rle": None}]
     found = report(tmp_path / "out/refcoco_unc_val")
-    assert found["skipped"] == {"masks": {reason: {"count": 1, "examples": ["refcoco_unc_val 1"]}}}
+    where = f"{tmp_path}/refcoco/refs(unc).p: ref 1"
+    assert found["skipped"] == {"masks": {reason: {"count": 1, "examples": [where]}}}
 
 
 def test_an_expression_for_several_with_one_unusable_is_left_out(tmp_path: Path) -> None:
@@ -296,7 +297,7 @@ ERRORS = {
     "other JSON": ("x_val.json", b"[]", "neither refs, nor a file of MDETR's or of UNINEXT's form, nor JSON lines"),
     "broken JSON": ("x_val.json", b"{", "broken JSON"),
     "instances alone": ("instances.json", b'{"images": [], "annotations": []}', "neither refs, nor a file of MDETR's"),
-    "no split": ("x.jsonl", b'{"image": "a.jpg", "expression": "a", "box": [0, 0, 1, 1]}', "--split names one"),
+    "no split": ("x.jsonl", b'{"image": "a.jpg", "expression": "a", "box": [0, 0, 1, 1]}', "`prepare --split NAME`"),
 }
 
 

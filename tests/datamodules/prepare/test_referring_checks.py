@@ -11,6 +11,7 @@ from datamodules.prepare.command import main
 from datamodules.prepare.referring_checks import PUBLISHED, check_published
 from datamodules.prepare.referring_corpora import read_referring
 from tests.datamodules.referring_data import annotation, image, published_refs, ref, write_published, write_refer
+from tests.datamodules.region_data import image_data
 
 SAMPLES = [
     name for name in PUBLISHED if not name.endswith("train") and name != "refcocog_umd_test" and "google" not in name
@@ -141,7 +142,7 @@ def test_photos_of_visual_genome_are_known_by_their_coco_ids(data: Path, capsys:
     evaluation = ("--evaluation", str(data / "refcoco"))
     assert prepare(data, "mixed", out="unknown", more=evaluation) == 0
     assert "2 images of Visual Genome may be COCO's: --vg-image-data tells which" in capsys.readouterr().out
-    entries = [{"image_id": 71, "coco_id": 3}, {"image_id": 72, "coco_id": None}]
+    entries = [image_data(71, coco_id=3), image_data(72)]
     (data / "image_data.json").write_text(json.dumps(entries))
     known = (*evaluation, "--vg-image-data", str(data / "image_data.json"))
     assert prepare(data, "mixed", more=known) == 2
@@ -151,4 +152,4 @@ def test_photos_of_visual_genome_are_known_by_their_coco_ids(data: Path, capsys:
     )
     assert prepare(data, "mixed", more=(*known, "--leaking-images", "drop")) == 0
     assert prepare(data, "refcoco", more=("--vg-image-data", str(data / "refcoco/instances.json"))) == 2
-    assert "not Visual Genome's image data" in capsys.readouterr().err
+    assert "instances.json: not a JSON list" in capsys.readouterr().err

@@ -46,7 +46,14 @@ def test_rare_words_become_unknown_and_long_phrases_go(tmp_path: Path) -> None:
     """`dog` occurs 15 times in both splits together, `cat` 14 times besides its use in a phrase that is too long."""
     long = " ".join(["cat"] * 16)
     found = splits(tmp_path, ["A dog!"] * 14 + ["a cat"] * 14 + [long], ["the dog", " ".join(["a"] * 15)])
-    apply_benchmark_text(list(found.values()))
+    said = apply_benchmark_text(list(found.values()))
+    assert said == {
+        name: [
+            f"benchmark text: {unknown} of {words} words made <UNK>",
+            f"benchmark text: {long} phrases of over 15 words left out",
+        ]
+        for name, unknown, words, long in (("vg_train", 14, 56, 1), ("vg_test", 1, 17, 0))
+    }
     assert phrases(found["vg_train"]) == ["a dog"] * 14 + ["a <UNK>"] * 14
     assert phrases(found["vg_test"]) == ["<UNK> dog", " ".join(["a"] * 15)]
     [bad] = found["vg_train"].bad

@@ -13,7 +13,7 @@ from PIL import Image
 from datamodules.formats.records import FormatError
 from datamodules.prepare.command import main
 from datamodules.prepare.region_corpora import read_regions
-from datamodules.prepare.regions import split_corpus
+from datamodules.prepare.regions import CLIPPED, CLIPPED_AS_FOUND, split_corpus
 from datamodules.prepare.report import Report
 from tests.datamodules.region_data import BOX, described, image_data, region, write
 
@@ -134,10 +134,14 @@ def test_images_are_looked_for_in_every_folder(tmp_path: Path) -> None:
 def test_boxes_are_clipped_to_the_image_and_counted(tmp_path: Path) -> None:
     photos(tmp_path / "photos", "1.jpg")
     regions = [region(1, "in", (5, 6, 35, 24)), region(2, "over", (-3, 6, 60.5, 10)), region(3, "low", (5, 20, 9, 99))]
-    assert visual_genome(tmp_path, [described(1, *regions)]) == 0
-    [sample] = samples(tmp_path / "out/vg_train")
-    assert [one["bbox"] for one in sample["regions"]] == [[5, 6, 40, 30], [0, 6, 40, 16], [5, 20, 14, 30]]
-    assert report(tmp_path / "out/vg_train")["counts"]["boxes clipped to the image"] == 2
+    data = write(tmp_path / "image_data.json", [image_data(1)])
+    for split, more, name in (("my_val", ["--image-data", data], CLIPPED), ("my_test", [], CLIPPED_AS_FOUND)):
+        assert visual_genome(tmp_path, [described(1, *regions)], "--split", split, *more) == 0
+        [sample] = samples(tmp_path / "out" / split)
+        assert [one["bbox"] for one in sample["regions"]] == [[5, 6, 40, 30], [0, 6, 40, 16], [5, 20, 14, 30]]
+        clipped = {name: n for name, n in report(tmp_path / "out" / split)["counts"].items() if "clipped" in name}
+        assert clipped == {name: 2}
+    assert "--image-data" in CLIPPED_AS_FOUND
 
 
 LEFT_OUT: dict[str, tuple[Any, str]] = {
@@ -187,15 +191,15 @@ def test_an_image_without_usable_regions_is_kept_to_evaluate_alone(tmp_path: Pat
     assert report(tmp_path / "out/my_test")["counts"]["images without regions"] == 2
 
 
-def test_images_in_no_split_are_left_out(tmp_path: Path) -> None:
+def test_images_in_no_split_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos(tmp_path / "photos", "1.jpg", "2.jpg", "3.jpg")
     splits = write(tmp_path / "splits.json", {"train": [1], "test": [3]})
     assert visual_genome(tmp_path, [described(i, region(i, "a")) for i in (1, 2, 3)], "--splits", splits) == 0
     for name, image in (("vg_train", "1"), ("vg_test", "3")):
         assert [sample["image_id"] for sample in samples(tmp_path / "out" / name)] == [image]
         notes = report(tmp_path / "out" / name)["notes"]
-        assert f"1 images are in no split of {splits}" in notes
         assert any(note.startswith("1 images, not the published ") for note in notes)
+    assert capsys.readouterr().out.count(f"1 images are in no split of {splits}") == 1
 
 
 def test_images_of_evaluation_splits_are_not_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -226,9 +230,20 @@ ERRORS: dict[str, tuple[str, str, str]] = {
                 "annotations": [{"id": 7, "image_id": 1, "bbox": [0, 0, 1, 1]}],
             }
         ),
-        "no usable region: 1 x missing key 'caption', such as ",
+        "no usable region of x_val: missing key 'caption' (1 records), such as ",
     ),
-    "no split": ("x.jsonl", '{"image": "a.jpg", "phrase": "a", "box": [0, 0, 1, 1]}', "--split names one"),
+    "no split": ("x.jsonl", '{"image": "a.jpg", "phrase": "a", "box": [0, 0, 1, 1]}', "`prepare --split NAME`"),
+    "shares": ("x_val.jsonl", '{"image": "a", "phrase": "a", "box": [0, 0.1, 1, 1]}', "all boxes lie within [0, 1]"),
+    "shares in COCO's form": (
+        "x_val.json",
+        json.dumps(
+            {
+                "images": [{"id": 1, "file_name": "1.jpg", "width": 4, "height": 3}],
+                "annotations": [{"id": 7, "image_id": 1, "bbox": [0.5, 0.25, 0.5, 0.5], "caption": "a"}],
+            }
+        ),
+        "all boxes lie within [0, 1]: give pixels of the original image",
+    ),
     "empty": ("x_val.jsonl", "", "empty"),
 }
 
