@@ -19,6 +19,7 @@ from callbacks.run_lock import RunLock
 from callbacks.step_seed import StepSeed
 from pixel_llm.checkpoint_io import CheckpointFiles
 from pixel_llm.messages import one_line
+from pixel_llm.tables import aligned
 from pixel_llm.weights.checkpoint import read_checkpoint
 
 
@@ -76,6 +77,26 @@ class PixelLLMCLI(LightningCLI):
         if SLURMEnvironment.detect():
             own.append(SLURMEnvironment(auto_requeue=False))
         return super().instantiate_trainer(plugins=[*(plugins if isinstance(plugins, list) else [plugins]), *own])
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Without Lightning's table of figures, which cuts their names; `--verbose true` brings it back."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in ("validate", "test"):
+            parser.set_defaults({"verbose": False})
+        return parser
+
+    def after_validate(self) -> None:
+        self._say_figures(list(self.trainer.callback_metrics))
+
+    def after_test(self) -> None:
+        """What the tables of the tasks do not hold: figures that belong to no split."""
+        self._say_figures([name for name in self.trainer.callback_metrics if name.count("/") == 1])
+
+    def _say_figures(self, names: Sequence[str]) -> None:
+        """A figure on each line, by one process."""
+        if names and self.trainer.is_global_zero:
+            rows = [[name, f"{self.trainer.callback_metrics[name].item():.4g}"] for name in names]
+            sys.stdout.write("\n".join([*aligned(rows), ""]))
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would let a checkpoint's hyper-parameters silently override the command line."""

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from pixel_llm import cli
-from tests.runs import CORE, tiny_config, write_config
+from tests.runs import CORE, tiny_config, tiny_referring_config, write_config
 
 Config = dict[str, Any]
 
@@ -191,3 +191,17 @@ def test_configurations_may_be_split_over_files(run: Run, tmp_path: Path) -> Non
     write_config(tmp_path / "core.yaml", {"class_path": "pixel_llm.core.build.pixel_llm", "init_args": CORE})
     code, said = run("fit", "--trainer.max_steps", 1, change=put("model.init_args.core", "core.yaml"))
     assert code == 0, said
+
+
+def test_an_evaluation_prints_its_figures_once_and_their_names_in_full(
+    toy: Path, tiny_referring_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+    config = write_config(tmp_path / "config.yaml", tiny_referring_config(toy, tmp_path / "run"))
+    monkeypatch.setenv("COLUMNS", "40")
+    more = ["--ckpt_path", str(tiny_referring_run / "checkpoints/last.ckpt"), "--trainer.limit_val_batches", "1"]
+    for verb, printed in (("test", ["split", "toy_unc_test"]), ("validate", ["val/toy_unc_val/p50", "val/loss"])):
+        monkeypatch.setattr(sys, "argv", ["pixel-llm", verb, "--config", str(config), *more])
+        assert cli.main() == 0
+        beginnings = [line.split(maxsplit=1)[0] for line in capfd.readouterr().out.splitlines() if line.strip()]
+        assert all(beginnings.count(name) == 1 for name in printed)
+        assert not any(name.startswith(("test/", "─", "┃")) for name in beginnings)
