@@ -4,15 +4,15 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from datamodules.formats.masks import any_rle, union
-from datamodules.formats.records import FormatError, RecordError
+from datamodules.formats.records import FormatError, RecordError, check_pixels
 from datamodules.prepare.referring_corpora import open_referring
 from pixel_llm.metrics.referring_scores import Answer, Row, Truth, compare, referring_table, score
-from pixel_llm.score_files import answered_box, check_once, read_contents, read_lines
+from pixel_llm.score_files import answered_box, check_once, named_splits, read_contents, read_lines
 
 REFERRING = """A line of the predictions is a JSON object:
   {"key": "SPLIT/EXPRESSION ID", "box": [x0, y0, x1, y1], "mask": {"size": [h, w], "counts": ...}, "no_target": false}
@@ -86,7 +86,8 @@ def _score_regions(options: argparse.Namespace) -> None:
 def score_referring(file: Path, annotations: Sequence[Path], out: Path | None) -> None:
     """Prints the table, and on the error stream how many expressions have no prediction."""
     predictions = read_predictions(file)
-    truths = read_truths(annotations, {key.partition("/")[0] for key in predictions})
+    named = named_splits(file, ((key, number) for key, (number, _) in predictions.items()))
+    truths = read_truths(annotations, named)
     rows = compare_predictions(file, predictions, truths)
     missing = {key: truth for key, truth in truths.items() if key not in rows}
     for split, count in Counter(truth.split for truth in missing.values()).items():
@@ -107,17 +108,18 @@ def read_predictions(file: Path) -> Predictions:
 def compare_predictions(file: Path, predictions: Predictions, truths: Mapping[str, Truth]) -> dict[str, Row]:
     """Every prediction held against its truth, by key.
 
-    Raises FormatError, naming the line, for an unknown key and for an answer that is none.
+    Raises FormatError, naming the line, for an unknown key and for an answer that is none, and for boxes that are not
+    in pixels.
     """
     rows = {}
     for key, (number, record) in predictions.items():
         try:
             if key not in truths:
-                splits = ", ".join(sorted({truth.split for truth in truths.values()}))
-                raise ValueError(f"the annotations have no expression {key!r} (their splits: {splits})")
+                raise ValueError(f"the annotations have no expression {key!r}")
             rows[key] = compare(truths[key], _answer(record, truths[key].size))
         except ValueError as error:
             raise FormatError(f"{file}:{number}: {error}") from None
+    check_pixels(file, (record["box"] for _, record in predictions.values() if record.get("box") is not None))
     return rows
 
 
@@ -136,14 +138,16 @@ def _answer(record: dict[str, Any], size: tuple[int, int] | None) -> Answer:
     return Answer(box, mask, denied)
 
 
-def read_truths(paths: Sequence[Path], splits: Collection[str]) -> dict[str, Truth]:
-    """The expressions of some splits by their keys.
+def read_truths(paths: Sequence[Path], named: Mapping[str, str]) -> dict[str, Truth]:
+    """The expressions of the splits that predictions name, by their keys.
 
     paths: folders of shards, folders of such folders, and raw annotations in any form that is prepared.
-    Raises ShardError or FormatError for what is none of these, and where two expressions have the same key.
+    named: as `named_splits` gives it.
+    Raises ShardError or FormatError for what is none of these, for a split that they do not hold, and where two
+    expressions have the same key.
     """
     truths: dict[str, Truth] = {}
-    for split, size, content in read_contents(paths, splits, ("referring",), open_referring, "expressions"):
+    for split, size, content in read_contents(paths, named, ("referring",), open_referring, "expressions"):
         for key, truth in _truths(split, size, content):
             if key in truths:
                 raise FormatError(f"the annotations have two expressions {key!r}")

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,8 @@ from datamodules.formats.splits import Box
 from datamodules.prepare.corpus import Corpus
 from datamodules.records import read_field
 from datamodules.shard_index import open_shards, shard_folders
+
+_PREDICTION = "a prediction is a JSON object on a line of its own, with a key SPLIT/ID (--help shows one)"
 
 OpenRaw = Callable[[list[Path]], Sequence[Corpus]]
 
@@ -35,18 +37,29 @@ class Content(NamedTuple):
 def read_lines(file: Path) -> list[Line]:
     """The lines of a file that are not empty.
 
-    Raises FormatError, naming the line, for one that is no object with a key, and where there is none at all.
+    Raises FormatError, naming the line, for one that is no object with a key, where there is none at all, and for a
+    folder.
     """
+    if file.is_dir():
+        raise FormatError(f"{file}: a folder, where a file of predictions is expected: {_PREDICTION}")
     found = []
     for number, line in numbered_lines(file):
         try:
             record = parse_json(line)
             found.append(Line(number, text(record, "key"), record))
         except RecordError as error:
-            raise FormatError(f"{file}:{number}: {error}") from None
+            raise FormatError(f"{file}:{number}: {error}: {_PREDICTION}") from None
     if not found:
         raise FormatError(f"{file}: no predictions")
     return found
+
+
+def named_splits(file: Path, keys: Iterable[tuple[str, int]]) -> dict[str, str]:
+    """Split -> the place that first names it, of keys with the numbers of their lines."""
+    named: dict[str, str] = {}
+    for key, number in keys:
+        named.setdefault(key.partition("/")[0], f"{file}:{number}")
+    return named
 
 
 def answered_box(record: dict[str, Any]) -> Box:
@@ -68,25 +81,33 @@ def check_once(file: Path, lines: Sequence[Line]) -> None:
 
 
 def read_contents(
-    paths: Sequence[Path], splits: Collection[str], kinds: tuple[str, ...], open_raw: OpenRaw, what: str
+    paths: Sequence[Path], named: Mapping[str, str], kinds: tuple[str, ...], open_raw: OpenRaw, what: str
 ) -> Iterator[Content]:
-    """The images of some splits.
+    """The images of the splits that predictions name.
 
     paths: folders of shards of these kinds, folders of such folders, and raw annotations that `open_raw` opens.
+    named: as `named_splits` gives it.
     what: that a record is, for the line on the error stream about those that cannot be used.
-    Raises ShardError or FormatError for what is none of these.
+    Raises ShardError or FormatError for what is none of these, and for a split that they do not hold.
     """
+    found = set()
     raw = [path for path in paths if not shard_folders(path)]
     for folder in (folder for path in paths for folder in shard_folders(path)):
         for data in read_field(open_shards(folder, kinds=kinds), "json"):
             content = json.loads(data)
-            if content["dataset_id"] in splits:
+            found.add(content["dataset_id"])
+            if content["dataset_id"] in named:
                 yield Content(content["dataset_id"], (content["height"], content["width"]), content)
     for corpus in open_raw(raw) if raw else []:
-        yield from _raw_contents(corpus, splits, what)
+        found |= {image.dataset_id for image in corpus.images}
+        yield from _raw_contents(corpus, named, what)
+    for split, where in named.items():
+        if split not in found:
+            there = ", ".join(sorted(found)) or "none"
+            raise FormatError(f"{where}: the annotations have no split {split!r} of a key SPLIT/ID, they hold {there}")
 
 
-def _raw_contents(corpus: Corpus, splits: Collection[str], what: str) -> Iterator[Content]:
+def _raw_contents(corpus: Corpus, splits: Container[str], what: str) -> Iterator[Content]:
     images = [image for image in corpus.images if image.dataset_id in splits]
     for image in images:
         description = corpus.describe(image, corpus.report)

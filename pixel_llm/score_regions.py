@@ -3,12 +3,12 @@
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.formats.records import FormatError, RecordError, finite, text, value
+from datamodules.formats.records import FormatError, RecordError, check_pixels, finite, text, value
 from datamodules.prepare.corpus import Corpus
 from datamodules.prepare.region_corpora import read_regions as read_raw_regions
 from datamodules.prepare.regions import split_corpus
@@ -19,8 +19,10 @@ from pixel_llm.metrics.dense_captioning_scores import DetectedRegions, Protocol,
 from pixel_llm.metrics.referring_scores import clip_box
 from pixel_llm.metrics.region_captions import MERGED_REFERENCES, SINGLE_REFERENCE
 from pixel_llm.metrics.region_overlap import merged_references
-from pixel_llm.score_files import Line, answered_box, check_once, read_contents, read_lines
+from pixel_llm.score_files import Line, answered_box, check_once, named_splits, read_contents, read_lines
 from pixel_llm.tables import figures_table
+
+_NAMED = 5  # of what is in a folder
 
 Scores = dict[str, dict[str, float]]  # split -> name -> figure
 
@@ -45,9 +47,9 @@ class Detection(NamedTuple):
 
 
 def score_dense(file: Path, annotations: Sequence[Path], protocol: Protocol, out: Path | None) -> None:
-    """Prints the table, and on the error stream how many images have no prediction."""
+    """Prints the table, and on the error stream how many images have no prediction, and what is being done."""
     lines = read_lines(file)
-    images = read_images(annotations, _splits(lines))
+    images = read_images(annotations, _named(file, lines))
     found = read_detections(file, lines, images)
     scores: Scores = {}
     for split, own in _by_split(images).items():
@@ -58,18 +60,18 @@ def score_dense(file: Path, annotations: Sequence[Path], protocol: Protocol, out
         detections = [DetectedRegions.of(found.get(key, [])) for key in own]
         counts = {"images": len(own), "regions": sum(len(truth.captions) for truth in truths)}
         counts["detections"] = sum(len(mine.captions) for mine in detections)
+        sys.stderr.write(f"{split}: scoring {counts['detections']:,} captioned boxes\n")
         scores[split] = counts | dense_figures(truths, detections, protocol, by_threshold=True)
     _report(scores, str(protocol), out)
 
 
 def score_regions(file: Path, annotations: Sequence[Path], merge: bool, out: Path | None) -> None:
-    """Prints the table, and on the error stream how many regions have no prediction.
+    """Prints the table, and on the error stream how many regions have no prediction, and what is being done.
 
     merge: all captions of regions that overlap by an IoU of 0.7 or more are references of each.
     """
     lines = read_lines(file)
-    check_once(file, lines)
-    images = read_images(annotations, _splits(lines))
+    images = read_images(annotations, _named(file, lines))
     said = read_captions(file, lines, images)
     scores: Scores = {}
     for split, own in _by_split(images).items():
@@ -78,17 +80,18 @@ def score_regions(file: Path, annotations: Sequence[Path], merge: bool, out: Pat
         if silent:
             sys.stderr.write(f"{split}: {silent:,} regions without a prediction, counted as nothing said\n")
         captions = [said.get(key, "") for key in regions]
+        sys.stderr.write(f"{split}: scoring {len(captions):,} captions\n")
         scores[split] = {"regions": len(regions)} | score_captions(captions, list(regions.values()))
     _report(scores, MERGED_REFERENCES if merge else SINGLE_REFERENCE, out)
 
 
-def read_images(paths: Sequence[Path], splits: Collection[str]) -> dict[str, Image]:
-    """The images of some splits by their keys, from what `read_contents` takes.
+def read_images(paths: Sequence[Path], named: Mapping[str, str]) -> dict[str, Image]:
+    """The images of the named splits by their keys, from what `read_contents` takes.
 
     Raises ShardError or FormatError for annotations that cannot be used, and where two images have the same key.
     """
     images: dict[str, Image] = {}
-    for split, size, content in read_contents(paths, splits, ("regions", "referring"), _open_raw, "regions"):
+    for split, size, content in read_contents(paths, named, ("regions", "referring"), _open_raw, "regions"):
         key = f"{split}/{content['image_id']}"
         if key in images:
             raise FormatError(f"the annotations have two images {key!r}")
@@ -99,47 +102,49 @@ def read_images(paths: Sequence[Path], splits: Collection[str]) -> dict[str, Ima
 def read_detections(file: Path, lines: Sequence[Line], images: Mapping[str, Image]) -> dict[str, list[Detection]]:
     """What was found in each image that has a line; boxes are clipped to it.
 
-    Raises FormatError, naming the line, for an unknown image and for what is no detection.
+    Raises FormatError, naming the line, for an unknown image and for what is no detection, and for boxes that are not
+    in pixels.
     """
     found = defaultdict(list)
     for line in lines:
         try:
             if line.key not in images:
-                raise RecordError(_unknown("image", line.key, images.values()))
+                raise RecordError(f"the annotations have no image {line.key!r}")
             found[line.key].append(_detection(line.record, images[line.key].size))
         except RecordError as error:
             raise FormatError(f"{file}:{line.number}: {error}") from None
+    check_pixels(file, (detection.box for own in found.values() for detection in own))
     return dict(found)
 
 
 def read_captions(file: Path, lines: Sequence[Line], images: Mapping[str, Image]) -> dict[str, str]:
     """What was said of each region that has a line.
 
-    Raises FormatError, naming the line, for an unknown region and for what is no caption.
+    Raises FormatError, naming the line, for an unknown region, for what is no caption and for a second one.
     """
     known = {f"{image.split}/{region.region_id}" for image in images.values() for region in image.regions}
     said = {}
     for line in lines:
         try:
             if line.key not in known:
-                raise RecordError(_unknown("region", line.key, images.values()))
+                image = ", only an image" if line.key in images else ""
+                raise RecordError(f"the annotations have no region {line.key!r}{image}")
             said[line.key] = text(line.record, "caption")
         except RecordError as error:
             raise FormatError(f"{file}:{line.number}: {error}") from None
+    check_once(file, lines)
     return said
 
 
 def _open_raw(paths: list[Path]) -> list[Corpus]:
+    for folder in filter(Path.is_dir, paths):
+        held = ", ".join(sorted(path.name for path in folder.iterdir())[:_NAMED]) or "nothing"
+        raise FormatError(f"{folder}: neither shards nor folders of shards are in it, but {held}")
     return [split_corpus(split) for split in read_raw_regions(paths)]
 
 
-def _splits(lines: Sequence[Line]) -> set[str]:
-    return {line.key.partition("/")[0] for line in lines}
-
-
-def _unknown(what: str, key: str, images: Collection[Image]) -> str:
-    splits = ", ".join(sorted({image.split for image in images})) or "none that the predictions name"
-    return f"the annotations have no {what} {key!r} (their splits: {splits})"
+def _named(file: Path, lines: Sequence[Line]) -> dict[str, str]:
+    return named_splits(file, ((line.key, line.number) for line in lines))
 
 
 def _detection(record: dict[str, Any], size: tuple[int, int] | None) -> Detection:

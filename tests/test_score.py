@@ -155,7 +155,7 @@ def test_missing_predictions_are_counted_as_misses_and_other_splits_are_left_out
         ("[1]", "not a JSON object where one is expected"),
         ({"box": [0, 0, 1, 1]}, "missing key 'key'"),
         ({"key": "s/99"}, "the annotations have no expression 's/99'"),
-        ({"key": "other/00"}, "the annotations have no expression 'other/00'"),
+        ({"key": "other/00"}, "the annotations have no split 'other' of a key SPLIT/ID, they hold s"),
         ({"key": "s/00"}, "a second prediction for 's/00', after line 1"),
         ({"key": "s/01", "box": [0, math.nan, 1, 1]}, "'box' is not a finite number"),
         ({"key": "s/01", "box": [0, 0, "1", 1]}, "'box' is not a number"),
@@ -184,6 +184,7 @@ def test_annotations_that_cannot_be_used_are_one_line(tmp_path, monkeypatch, cap
         ([tmp_path / "nowhere"], "nowhere"),
         ([other], f"{other} holds coco-captions, where referring is needed"),
         ([good, good], "the annotations have two expressions 's/00'"),
+        ([file], f"{file}:1: missing key 'image'"),
     ):
         assert run(monkeypatch, file, *annotations) == 2
         said = capsys.readouterr().err.strip()
@@ -195,6 +196,13 @@ def test_annotations_that_cannot_be_used_are_one_line(tmp_path, monkeypatch, cap
 def test_a_file_without_predictions_is_one_line(tmp_path, monkeypatch, capsys) -> None:
     assert run(monkeypatch, lines(tmp_path / "p.jsonl", []), shards(tmp_path / "a", "s")) == 2
     assert capsys.readouterr().err.strip() == f"error: {tmp_path}/p.jsonl: no predictions"
+
+
+def test_boxes_that_are_shares_of_the_image_are_one_line(tmp_path, monkeypatch, capsys) -> None:
+    file = lines(tmp_path / "p.jsonl", [{"key": "s/00", "box": [0, 0.1, 0.5, 1]}, {"key": "s/01", "no_target": True}])
+    assert run(monkeypatch, file, shards(tmp_path / "a", "s")) == 2
+    said = capsys.readouterr().err.strip()
+    assert said == f"error: {file}: all boxes lie within [0, 1]: give pixels of the original image"
 
 
 def test_raw_annotations_score_as_the_shards_made_from_them(toy, tmp_path, monkeypatch, capsys) -> None:

@@ -118,7 +118,10 @@ def test_dense_figures_are_those_of_the_metric(tmp_path, monkeypatch, capsys, ki
     assert 0 < want["map"] < want["detection_map"] < 1
     assert found["protocol"] == "regions merged at IoU 0.7"
     said = capsys.readouterr()
-    assert said.err == "s: 1 images without a prediction, counted as without detections\n"
+    assert said.err.splitlines() == [
+        "s: 1 images without a prediction, counted as without detections",
+        "s: scoring 3 captioned boxes",
+    ]
     header, row, protocol = said.out.splitlines()
     assert dict(zip(header.split(), row.split(), strict=True))["map"] == f"{100 * want['map']:.1f}"
     assert protocol == "protocol: regions merged at IoU 0.7"
@@ -154,7 +157,10 @@ def test_region_captions_with_single_and_merged_references(tmp_path, monkeypatch
         "protocol": "a single reference per region",
         "scores": {"s": {"regions": 6, "meteor": pytest.approx(2 / 6), "cider": 1}},
     }
-    assert capsys.readouterr().err == "s: 3 regions without a prediction, counted as nothing said\n"
+    assert capsys.readouterr().err.splitlines() == [
+        "s: 3 regions without a prediction, counted as nothing said",
+        "s: scoring 6 captions",
+    ]
     assert run(monkeypatch, "regions", file, folder, "--merge-references", "--json", out) == 0
     assert json.loads(out.read_text()) == {
         "protocol": "references of regions merged at IoU 0.7",
@@ -185,8 +191,9 @@ def test_raw_annotations_score_as_shards(tmp_path, monkeypatch) -> None:
     [
         ("{", "broken JSON"),
         ({"caption": "x"}, "missing key 'key'"),
-        ({"key": "s/9"}, "the annotations have no image 's/9' (their splits: s)"),
-        ({"key": "other/1"}, "the annotations have no image 'other/1'"),
+        ({"key": "s/9"}, "the annotations have no image 's/9'"),
+        ({"key": "other/1"}, "the annotations have no split 'other' of a key SPLIT/ID, they hold s"),
+        ("[", "broken JSON: a prediction is a JSON object on a line of its own, with a key SPLIT/ID"),
         ({"box": None}, "'box' is not a list"),
         ({"box": [0, 0, 1]}, "'box' does not hold four numbers"),
         ({"box": [0, math.nan, 1, 1]}, "'box' is not a finite number"),
@@ -212,7 +219,8 @@ def test_a_wrong_detection_is_named_in_one_line(tmp_path, monkeypatch, capsys, c
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        ({"key": "s/99", "caption": "x"}, "the annotations have no region 's/99' (their splits: s)"),
+        ({"key": "s/99", "caption": "x"}, "the annotations have no region 's/99'"),
+        ({"key": "s/1", "caption": "x"}, "the annotations have no region 's/1', only an image"),
         ({"key": "s/11"}, "missing key 'caption'"),
         ({"key": "s/10", "caption": "x"}, "a second prediction for 's/10', after line 1"),
     ],
@@ -227,3 +235,21 @@ def test_images_that_are_there_twice_are_one_line(tmp_path, monkeypatch, capsys)
     shards(tmp_path / "a/one"), shards(tmp_path / "a/two")
     assert run(monkeypatch, "dense", lines(tmp_path / "p", detections()), tmp_path / "a") == 2
     assert capsys.readouterr().err.strip() == "error: the annotations have two images 's/0'"
+
+
+def test_files_and_folders_that_cannot_be_meant_are_one_line(tmp_path, monkeypatch, capsys) -> None:
+    good, shares = lines(tmp_path / "p", detections()), detections()[0] | {"box": [0.25, 0.5, 0.5, 1]}
+    folder = shards(tmp_path / "s")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/1.jpg").touch()
+    for predictions, annotations, reason in (
+        (folder, good, f"{folder}: a folder, where a file of predictions is expected"),
+        (tmp_path / "nowhere", folder, f"no such file: {tmp_path}/nowhere"),
+        (good, tmp_path / "nowhere", f"no such file: {tmp_path}/nowhere"),
+        (good, tmp_path / "photos", f"{tmp_path}/photos: neither shards nor folders of shards are in it, but 1.jpg"),
+        (lines(tmp_path / "q", [shares]), folder, f"{tmp_path}/q: all boxes lie within [0, 1]: give pixels of the"),
+    ):
+        assert run(monkeypatch, "dense", predictions, annotations) == 2
+        said = capsys.readouterr().err.strip()
+        assert said.startswith(f"error: {reason}")
+        assert len(said.splitlines()) == 1

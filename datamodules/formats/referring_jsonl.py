@@ -45,9 +45,9 @@ def read_referring_jsonl(path: Path, splits: ReferringSplits) -> None:
     for number, line in numbered_lines(path):
         try:
             record = parse_json(line)
+            image_id = text(record, "image")
             dataset, split = splits.of_line(path, optional_text(record, "split"))
             files_split = files_split or split
-            image_id = text(record, "image")
             split.count(image_id, 1, f"{path}:{number}")
             said = text(record, "expression")
             objects = _objects(record)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.formats.records import check_pixels
+from datamodules.formats.records import FormatError, check_pixels
 from datamodules.formats.regions import RegionSplit, RegionSplits
 from datamodules.formats.regions_coco import read_regions_coco
 from datamodules.formats.regions_jsonl import read_regions_jsonl
@@ -17,6 +17,8 @@ def read_regions(files: Sequence[Path], split: str | None = None) -> list[Region
     """
     splits = RegionSplits(split)
     for path in files:
+        if "region_descriptions" in path.name:
+            raise FormatError(f"{path}: Visual Genome's own file, which `prepare visual-genome` reads")
         (read_regions_jsonl if path.suffix == ".jsonl" else read_regions_coco)(path, splits)
         regions = (region for split in splits.all() for image in split.images.values() for region in image.regions)
         check_pixels(path, (region.box for region in regions if region.file == path))

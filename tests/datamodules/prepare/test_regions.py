@@ -221,6 +221,7 @@ def test_images_of_evaluation_splits_are_not_trained_on(tmp_path: Path, capsys: 
 
 ERRORS: dict[str, tuple[str, str, str]] = {
     "broken JSON": ("x_val.json", "{", "broken JSON"),
+    "Visual Genome's": ("region_descriptions.json", "[]", "which `prepare visual-genome` reads"),
     "other JSON": ("x_val.json", "[]", "not a JSON object"),
     "objects without captions": (
         "x_val.json",
