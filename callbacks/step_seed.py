@@ -16,5 +16,10 @@ class StepSeed(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # where seed_everything leaves it
-        place = [seed, trainer.fit_loop.total_batch_idx, trainer.global_rank]
-        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
+        seed_step(seed, trainer.fit_loop.total_batch_idx, trainer.global_rank)
+
+
+def seed_step(seed: int, batches_done: int, rank: int) -> None:
+    """Seed torch as a training does before a batch."""
+    place = [seed, batches_done, rank]
+    torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))

@@ -18,6 +18,7 @@ _OWN_VERBS = {
     "describe": "say what is in boxes of a photo, or where clicks are",
     "dense": "find the objects of a photo and say what each is",
     "score": "figures of predictions in a file, from any system",
+    "replay": "repeat the training step that a run stopped at, and say where it goes wrong",
 }
 
 
@@ -48,6 +49,10 @@ def main() -> int:
         from pixel_llm.score import main as score
 
         return guarded(lambda: score(arguments[1:]))
+    if verb == "replay":
+        from pixel_llm.replay import main as replay
+
+        return guarded(lambda: replay(arguments[1:]))
     if verb == "--version":
         sys.stdout.write(f"pixel-llm {version('pixel-llm')}, lightning {version('lightning')}\n")
         return 0

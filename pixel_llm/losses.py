@@ -9,6 +9,9 @@ What a sum is divided by is counted over all processes (`mean_count`): averaged 
 are those of one process with the whole batch, however the tokens are spread.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Normalisation = Literal["joint", "separate"]
+_alone = ContextVar("alone", default=False)
 
 
 def smoothed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
@@ -43,10 +47,20 @@ def mean_count(counted: Tensor) -> Tensor:
     float scalar, that of a single element in all where there is none: for use as a divisor.
     """
     count, processes = counted.sum().float(), 1
-    if dist.is_available() and dist.is_initialized():
+    if dist.is_available() and dist.is_initialized() and not _alone.get():
         processes = dist.get_world_size()
         dist.all_reduce(count)
     return count.clamp(min=1) / processes
+
+
+@contextmanager
+def in_this_process_alone() -> Iterator[None]:
+    """Within it `mean_count` asks no other process: for a loss that this one works out while the others do not."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
 
 
 def masked_mean(values: Tensor, counted: Tensor) -> Tensor:

@@ -11,43 +11,24 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import Tensor
 
 from callbacks.dense_pictures import DensePictures, true_numbers
 from callbacks.evaluation_report import EvaluationReport
 from callbacks.last_checkpoint import LastCheckpoint
-from callbacks.nan_guard import NanGuard
 from callbacks.referring_pictures import ReferringPictures
 from callbacks.region_pictures import RegionPictures
 from callbacks.step_seed import StepSeed
-from callbacks.throughput import Throughput
 from callbacks.trace_pictures import TracePictures, true_words
 from pixel_llm.core.proposal_head import ProposalHead
 from pixel_llm.drawing.captioned_boxes import CaptionedBox
 from pixel_llm.drawing.regions import FOUND, TRUTH
-from pixel_llm.structures import Batch, Reference, RegionPrediction, Word
+from pixel_llm.structures import Reference, RegionPrediction, Word
 from pixel_llm.tasks.dense_captioning import DenseCaptioning
 from pixel_llm.tasks.referring_localization import ReferringLocalization
 from pixel_llm.tasks.region_captioning import RegionCaptioning
 from pixel_llm.tasks.trace_captioning import TraceCaptioning
 from tests.runs import PROPOSAL_HEAD, fit, tiny_optimizer, tiny_task, tiny_trainer
 from tests.tiny import tiny_core, toy_narratives, toy_referring, toy_regions
-
-
-class NanAt(TraceCaptioning):
-    """Its loss is no number at the second step."""
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = super().training_step(batch, batch_idx)
-        self.seen = batch.keys
-        return loss * float("nan") if batch_idx == 1 else loss
-
-
-def test_a_loss_that_is_no_number_stops_and_names_its_samples(toy: Path, tmp_path: Path) -> None:
-    task = NanAt(tiny_core(), tiny_optimizer())
-    with pytest.raises(ValueError, match=r"^the loss is nan at step 2, on the samples ") as error:
-        fit(task, toy_narratives(toy), tmp_path, 4, [NanGuard()])
-    assert str(error.value).endswith(", ".join(task.seen))
 
 
 class Draws(L.Callback):
@@ -74,20 +55,6 @@ def test_each_step_draws_the_same_whatever_was_drawn_before(toy: Path, tmp_path:
         seen.append(draws.values)
     assert seen[0] == seen[1]
     assert len({*seen[0], *seen[2]}) == 6
-
-
-def test_throughput_is_logged(toy: Path, tmp_path: Path) -> None:
-    logged: dict[str, Tensor] = {}
-
-    class Read(L.Callback):
-        def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-            logged.update(trainer.callback_metrics)
-
-    fit(tiny_task(), toy_narratives(toy), tmp_path, 4, [Throughput(every_n_steps=2), Read()])
-    speed = {name: value.item() for name, value in logged.items() if name.startswith("speed/")}
-    assert speed.keys() == {"speed/images_per_second", "speed/tokens_per_second", "speed/data_wait"}
-    assert 0 <= speed["speed/data_wait"] <= 1
-    assert speed["speed/tokens_per_second"] > 4 * speed["speed/images_per_second"] > 0
 
 
 def test_pictures_are_drawn_when_they_are_due(toy: Path, tmp_path: Path) -> None:
