@@ -27,9 +27,9 @@ class NanGuard(L.Callback):
     explosion: a loss above 1 that is more than so many times the median of the last 100 of its source counts as
         exploding; None lets it go on. After a (re)start 20 losses are looked at first.
 
-    The file `replay/step_NNNNNN.ckpt` of the log folder is a checkpoint of the moment before the step: the weights are
-    those that gave the loss, with the batches of the processes it happened on, for `pixel-llm replay`. All processes
-    stop together. Logs train/gradient_norm, of the whole gradient before it is clipped.
+    The file `checkpoints/replay_step_NNNNNN.ckpt` of the log folder is a checkpoint of the moment before the step: the
+    weights are those that gave the loss, with the batches of the processes it happened on, for `pixel-llm replay`. All
+    processes stop together. Logs train/gradient_norm, of the whole gradient before it is clipped.
     """
 
     def __init__(self, explosion: float | None = 100.0) -> None:
@@ -100,11 +100,13 @@ class NanGuard(L.Callback):
         return f"{first['complaint']} at step {self._found['step']}{place}, on the samples {keys}"
 
     def _write(self, trainer: L.Trainer) -> str:
-        folder = Path(trainer.log_dir or trainer.default_root_dir) / "replay"  # a broadcast: every process has to ask
-        file = folder / f"step_{self._found['step']:06d}.ckpt"
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # a broadcast: every process has to ask
+        # beside the others: the frozen weights are there already
+        file = folder / "checkpoints" / f"replay_step_{self._found['step']:06d}.ckpt"
         try:
             trainer.save_checkpoint(file)
-        except OSError as error:  # what happened matters more
+        except OSError as error:  # what happened matters more; the others wait for this process
+            trainer.strategy.barrier()
             return f"; the file for a replay could not be written ({error})"
         return f"; to see where it comes from: pixel-llm replay {os.path.relpath(file)}"
 

@@ -43,7 +43,7 @@ def _reference(content: dict[str, Any]) -> Reference:
 def main(arguments: Sequence[str]) -> None:
     """Raises ValueError with one line for a file that holds no step."""
     parser = argparse.ArgumentParser(prog="pixel-llm replay", description=__doc__)
-    parser.add_argument("file", type=Path, help="replay/step_NNNNNN.ckpt of a run's folder")
+    parser.add_argument("file", type=Path, help="checkpoints/replay_step_NNNNNN.ckpt of a run's folder")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; a GPU repeats what a GPU did")
     options = parser.parse_args(arguments)
     device = usable_device(options.device)

@@ -89,7 +89,7 @@ def test_a_poisoned_batch_stops_and_can_be_replayed(
     callbacks = [poison, NanGuard(), losses, Keep(), Configured(config)]
     with pytest.raises(ValueError, match=r"^the loss is nan at step 3, on the samples ") as error:
         fit(task, toy_narratives(toy), tmp_path, 6, callbacks)
-    file = tmp_path / "replay/step_000003.ckpt"
+    file = tmp_path / "checkpoints/replay_step_000003.ckpt"
     assert len(str(error.value).splitlines()) == 1
     assert ", ".join(poison.keys) in str(error.value)
     assert str(error.value).endswith("step_000003.ckpt")
@@ -116,12 +116,12 @@ def test_the_loss_of_a_step_is_repeated(toy: Path, tmp_path: Path, capsys: pytes
     with pytest.raises(ValueError, match=r"^the gradient's norm is nan at step 1, on the samples "):
         fit(task, toy_narratives(toy), tmp_path / "nan", 1, callbacks)
     fit(build_task(config["model"]), toy_narratives(toy), tmp_path, 1, [kept])
-    saved = read_checkpoint(tmp_path / "nan/replay/step_000001.ckpt")
+    saved = read_checkpoint(tmp_path / "nan/checkpoints/replay_step_000001.ckpt")
     fresh = build_task(config["model"])
     fresh.load_state_dict(saved["state_dict"])
     one = Losses()
     fit(fresh, toy_narratives(toy), tmp_path, 1, [one])
-    replay.main([str(tmp_path / "nan/replay/step_000001.ckpt")])
+    replay.main([str(tmp_path / "nan/checkpoints/replay_step_000001.ckpt")])
     said = capsys.readouterr().out
     assert f"loss: {one.values[0]:.6g} (" in said
     assert "first module with an output that is not finite: none" in said
@@ -132,7 +132,7 @@ def test_all_batches_of_an_accumulated_gradient_are_kept(toy: Path, tmp_path: Pa
     callbacks = [NanGuard(), Scripted({}, gradient=float("inf"))]
     with pytest.raises(ValueError, match=r"^the gradient's norm is (nan|inf) at step 1"):
         fit(tiny_task(), toy_narratives(toy, batch_size=2), tmp_path, 1, callbacks, accumulate_grad_batches=3)
-    content = torch.load(tmp_path / "replay/step_000001.ckpt", weights_only=True)
+    content = torch.load(tmp_path / "checkpoints/replay_step_000001.ckpt", weights_only=True)
     (found,) = content[replay.REPLAY]["found"]
     assert [number for number, _ in found["batches"]] == [0, 1, 2]
     assert len({key for _, batch in found["batches"] for key in batch["keys"]}) == 6
@@ -181,25 +181,26 @@ def test_a_checkpoint_without_a_step_is_refused(tiny_run: Path) -> None:
         replay.main([str(next(tiny_run.rglob("last.ckpt")))])
 
 
-class Told(L.Callback):
-    """Writes what a process was told into a file."""
+class Telling(NanGuard):
+    """Writes what it says in each process into a file."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        (self.folder / f"told_{trainer.global_rank}").write_text(f"{type(exception).__name__}: {exception}")
-        trainer.strategy.barrier()  # the launcher ends the others when one has gone
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor) -> None:
+        try:
+            super().on_before_backward(trainer, pl_module, loss)
+        except ValueError as error:
+            (Path(trainer.default_root_dir) / f"told_{trainer.global_rank}").write_text(str(error))
+            trainer.strategy.barrier()  # the launcher ends the others when one has gone
+            raise
 
 
 @pytest.mark.slow
 def test_all_processes_stop_where_one_has_to(toy: Path, tmp_path: Path) -> None:
     task: Task = tiny_task()
-    callbacks = [Poison(1, rank=1), NanGuard(), Told(tmp_path)]
+    callbacks = [Poison(1, rank=1), Telling()]
     with pytest.raises(Exception, match="the loss is nan"):
         fit(task, toy_narratives(toy, batch_size=2), tmp_path, 4, callbacks, devices=2, strategy="ddp_spawn")
     told = [(tmp_path / f"told_{rank}").read_text() for rank in (0, 1)]
     assert told[0] == told[1]
-    assert told[0].startswith("ValueError: the loss is nan at step 2 in process 1 of 2, on the samples ")
-    content = torch.load(tmp_path / "replay/step_000002.ckpt", weights_only=True)
+    assert told[0].startswith("the loss is nan at step 2 in process 1 of 2, on the samples ")
+    content = torch.load(tmp_path / "checkpoints/replay_step_000002.ckpt", weights_only=True)
     assert [found["rank"] for found in content[replay.REPLAY]["found"]] == [1]
