@@ -1,8 +1,8 @@
 """What is said about a running training: counted by other means, and changing nothing."""
 
 import re
-import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -86,16 +86,30 @@ def test_a_line_can_be_read_in_a_log_file(toy: Path, tmp_path: Path, capsys: pyt
     assert lines[-1].endswith("0:00:00 left")
 
 
-def test_time_that_validation_takes_is_no_wait_for_data(toy: Path, tmp_path: Path) -> None:
-    class Slow(L.Callback):
-        def on_validation_batch_end(self, *_: Any) -> None:
-            time.sleep(1.5)
+class Clock(L.Callback):
+    """Its seconds pass when something happens: 1 for a batch to come, 3 for its step, 100 for a validation."""
 
-    read = Read()
+    now = 0.0
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.now += 1
+
+    def on_before_backward(self, *_: Any) -> None:
+        self.now += 3
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        self.now += 100
+
+
+def test_time_that_validation_takes_is_no_wait_for_data(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, read = Clock(), Read()
+    monkeypatch.setattr("callbacks.throughput.time", SimpleNamespace(perf_counter=lambda: clock.now))
     settings = {"limit_val_batches": 1, "val_check_interval": 1, "check_val_every_n_epoch": None}
-    fit(tiny_task(), toy_narratives(toy), tmp_path, 2, [Throughput(every_n_steps=2), read, Slow()], **settings)
-    assert read.metrics["speed/data_wait"] < 0.5
-    assert read.metrics["speed/images_per_second"] > 8 / 1.5
+    fit(tiny_task(), toy_narratives(toy), tmp_path, 2, [clock, Throughput(every_n_steps=2), read], **settings)
+    assert read.metrics["speed/data_wait"] == pytest.approx(1 / 4)
+    assert read.metrics["speed/images_per_second"] == pytest.approx(4 / 4)
 
 
 def test_each_source_has_its_loss(toy: Path, tmp_path: Path) -> None:
