@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -12,12 +11,14 @@ import torch
 
 from datamodules.loader import MakeSample, PlannedLoader, PlannedSource, Record
 from datamodules.plan import Plan
+from datamodules.remote import RemoteShard, open_folder
 from datamodules.samples import Question, Sample
-from datamodules.shard_index import ShardIndex, open_shards
+from datamodules.shard_index import Shard
+from datamodules.streaming import StreamedSource
 from datamodules.tokenizer import Tokenizer
 from datamodules.views import View, decode_jpeg, random_view, whole_view
 
-Shards = list[tuple[Path, ShardIndex]]
+Shards = Sequence[Shard | RemoteShard]
 MakeQuestions = Callable[[Record, View, np.random.Generator], list[Question]]
 
 
@@ -67,7 +68,8 @@ class EvaluationLoaders(L.LightningDataModule, ABC):
 class ShardDataModule(EvaluationLoaders):
     """Base class of the data modules of one data set.
 
-    train_shards, val_shards, test_shards: folders that `pixel-llm prepare` wrote, any number of each.
+    train_shards, val_shards, test_shards: folders that `pixel-llm prepare` wrote, any number of each; on this machine,
+        or at addresses (s3://, gs://, https://, ...), from where shards are fetched when they are first needed.
     tokenizer: a folder with `tokenizer.json` or `vocab.txt`.
     image_size: side of the square canvas in pixels; images keep their shape, the rest is zero.
     batch_size: images per step and process.  num_workers: loading processes per process.
@@ -75,6 +77,10 @@ class ShardDataModule(EvaluationLoaders):
     scale_jitter: range of the longer side over the canvas in training; (1, 1) shows the whole image.
     flip_probability: of exchanging left and right in training (text is left as it is).
     blank_images: paint every image black, to measure what the text alone gives away.
+    strict: stop at a training record that cannot be used. Else another takes its place, the first one is named, and
+        all are counted. An evaluation always stops.
+    streaming: read training shards from front to back in a random order that is not exact, and without a copy on this
+        machine (see `datamodules/streaming.py`). Evaluation stays exact.
     """
 
     name: str  # of the data set, for logs
@@ -95,6 +101,8 @@ class ShardDataModule(EvaluationLoaders):
         scale_jitter: tuple[float, float] = (1.0, 1.0),
         flip_probability: float = 0.0,
         blank_images: bool = False,
+        strict: bool = False,
+        streaming: bool = False,
     ) -> None:
         super().__init__()
         self.folders = {"train": train_shards, "val": val_shards, "test": test_shards}
@@ -108,6 +116,7 @@ class ShardDataModule(EvaluationLoaders):
         self.samples_per_epoch = samples_per_epoch
         self.scale_jitter, self.flip_probability = scale_jitter, flip_probability
         self.blank_images = blank_images
+        self.strict, self.streaming = strict, streaming
 
     @abstractmethod
     def questions(self, training: bool) -> MakeQuestions:
@@ -122,16 +131,17 @@ class ShardDataModule(EvaluationLoaders):
 
     def shards(self, split: str) -> Shards:
         """The opened shards of "train", "val" or "test"; raises ShardError with one line."""
-        return [shard for folder in self.folders[split] for shard in open_shards(Path(folder), self.kinds)]
+        return [shard for folder in self.folders[split] for shard in open_folder(folder, self.kinds)]
 
     def train_dataloader(self) -> PlannedLoader:
         shards = self.shards("train")
-        plan = Plan([[len(i) for _, i in shards]], seed=self.seed, samples=self.samples_per_epoch)
+        plan = Plan([[shard.samples for shard in shards]], seed=self.seed, samples=self.samples_per_epoch)
         return make_loader(self, [self], [shards], plan, training=True)
 
     def evaluation_loader(self, split: str) -> PlannedLoader:
         shards = self.shards(split)
-        return make_loader(self, [self], [shards], Plan([[len(i) for _, i in shards]], seed=None), training=False)
+        plan = Plan([[shard.samples for shard in shards]], seed=None)
+        return make_loader(self, [self], [shards], plan, training=False)
 
     def state_dict(self) -> dict[str, Any]:
         """A checkpoint carries the tokenizer, so that it can be used without the data."""
@@ -147,7 +157,7 @@ def make_loader(
 ) -> PlannedLoader:
     """A loader over one or several sources for this rank of the module's trainer.
 
-    module: the data module in charge; gives batch_size, num_workers, seed and the trainer.
+    module: the data module in charge; gives batch_size, num_workers, seed, strict, streaming and the trainer.
     In training the last incomplete global batch is left out; in evaluation it is filled up by repeated samples.
     """
     trainer = module.trainer
@@ -159,8 +169,9 @@ def make_loader(
         raise ValueError(
             f"{plan.samples} training images are less than one global batch of {module.batch_size} x {world}"
         )
+    source = StreamedSource if training and module.streaming else PlannedSource
     return PlannedLoader(
-        PlannedSource(shards, plan, module.batch_size, batches, rank, world),
+        source(shards, plan, module.batch_size, batches, rank, world),
         [source.make_sample(training) for source in sources],
         [source.name for source in sources],
         canvas=sources[0].image_size,
@@ -168,4 +179,5 @@ def make_loader(
         seed=module.seed,
         num_workers=module.num_workers,
         pin_memory=torch.cuda.is_available(),
+        strict=module.strict or not training,
     )

@@ -3,11 +3,16 @@
 The plan says which sample stands at which position; samples are read by index with `pread` and pass through
 webdataset stages. The loader's whole state is (epoch, samples consumed), the same on every rank, so a run goes on
 exactly with other ranks or workers. Rank and world are passed in, never guessed.
+
+A record that cannot be used is replaced by the one behind it in its source, so that batches stay equally long and the
+order stays a function of the plan and the data.
 """
 
+import json
+import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,26 +22,30 @@ import webdataset as wds
 from torch.utils.data import IterableDataset, get_worker_info
 
 from datamodules.plan import Plan
+from datamodules.remote import RemoteShard
 from datamodules.samples import Sample, collate
-from datamodules.shard_index import ShardError, ShardIndex
+from datamodules.shard_index import Shard, ShardError, ShardIndex
 from pixel_llm.structures import Batch
 
 Record = dict[str, Any]  # webdataset's form: "__key__", "__url__" and one entry of bytes for each field
 MakeSample = Callable[[Record, np.random.Generator], Sample]
 
+_log = logging.getLogger(__name__)
 _OPEN_FILES = 64
+_BAD_IN_A_ROW = 16  # so many records that cannot be used are no accident
 
 
 class PlannedSource(IterableDataset):
     """Yields this worker's share of this rank's records, batch after batch, each with its place in the plan.
 
-    shards: for each source its shards with their indexes.  start: global batches of the epoch already consumed.
+    shards: for each source its shards; one that lies elsewhere is fetched when it is first needed.
+    start: global batches of the epoch already consumed.
     Positions at or beyond the plan's end, which an evaluation needs for equal batch counts, repeat its beginning.
     """
 
     def __init__(
         self,
-        shards: Sequence[Sequence[tuple[Path, ShardIndex]]],
+        shards: Sequence[Sequence[Shard | RemoteShard]],
         plan: Plan,
         batch_size: int,
         num_batches: int,
@@ -46,8 +55,8 @@ class PlannedSource(IterableDataset):
         self.shards, self.plan, self.batch_size, self.num_batches = shards, plan, batch_size, num_batches
         self.rank, self.world = rank, world
         self.epoch = self.start = 0
-        self._ends = [np.cumsum([len(index) for _, index in source]) for source in shards]
-        self._files: OrderedDict[Path, int] = OrderedDict()
+        self._ends = [np.cumsum([shard.samples for shard in source]) for source in shards]
+        self._files: OrderedDict[tuple[int, int], _OpenShard] = OrderedDict()
 
     def __iter__(self) -> Iterator[Record]:
         worker = get_worker_info()
@@ -57,43 +66,80 @@ class PlannedSource(IterableDataset):
             for position in range(first, first + self.batch_size):
                 yield self.record(position)
 
-    def record(self, position: int) -> Record:
-        """The record at a position of the epoch, with `__source__`, `__place__` (epoch, position), `__repeated__`."""
-        source, index = self.plan(self.epoch, position % self.plan.samples)
-        shard = int(np.searchsorted(self._ends[source], index, side="right"))
-        path, entries = self.shards[source][shard]
-        row = index - (int(self._ends[source][shard - 1]) if shard else 0)
-        file = self._open(path)
-        places = zip(entries.fields, entries.offsets[row].tolist(), entries.sizes[row].tolist(), strict=True)
-        data = {field: os.pread(file, size, offset) for field, offset, size in places if size >= 0}
-        if sum(map(len, data.values())) != entries.sizes[row].clip(min=0).sum():
-            raise ShardError(f"{path}, {entries.keys[row]}: the shard was cut short since it was opened")
-        return {
-            "__key__": entries.keys[row],
-            "__url__": str(path),
-            "__source__": source,
-            "__place__": (self.epoch, position),
-            "__repeated__": position >= self.plan.samples,
-            **data,
-        }
+    def record(self, position: int, substitute: int = 0) -> Record:
+        """The record at a position of the epoch, with `__source__`, `__place__` (epoch, position), `__repeated__`.
 
-    def _open(self, path: Path) -> int:
-        if path not in self._files:
+        substitute: the so many-th behind it in its source instead.
+        """
+        source, index = self.plan(self.epoch, position % self.plan.samples)
+        index = (index + substitute) % self.plan.counts[source]
+        shard = int(np.searchsorted(self._ends[source], index, side="right"))
+        row = index - (int(self._ends[source][shard - 1]) if shard else 0)
+        return self._placed(self._open(source, shard).read(row), source, position)
+
+    def check(self, record: Record) -> None:
+        """Raises ShardError where a record is bad because its file was changed since it was opened."""
+        for file in self._files.values():
+            if str(file.path) == record["__url__"]:
+                file.check()
+
+    def _placed(self, record: Record, source: int, position: int) -> Record:
+        place = {"__place__": (self.epoch, position), "__repeated__": position >= self.plan.samples}
+        return {**record, "__source__": source, **place}
+
+    def _open(self, source: int, shard: int) -> "_OpenShard":
+        if (source, shard) not in self._files:
             if len(self._files) >= _OPEN_FILES:
-                os.close(self._files.popitem(last=False)[1])
-            self._files[path] = os.open(path, os.O_RDONLY)
-        self._files.move_to_end(path)
-        return self._files[path]
+                self._files.popitem(last=False)[1].close()
+            self._files[source, shard] = _OpenShard(*self.shards[source][shard].fetch())
+        self._files.move_to_end((source, shard))
+        return self._files[source, shard]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_files": OrderedDict()}
+
+
+class _OpenShard:
+    """A tar that is open for reading. Raises ShardError where it is not the one that its index describes."""
+
+    def __init__(self, path: Path, index: ShardIndex) -> None:
+        self.path, self.index = path, index
+        try:
+            self._file = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            raise ShardError(f"{path} is missing") from None
+        self._state = self._stat()
+        if self._state[0] != index.tar_bytes:
+            self.close()
+            raise ShardError(f"{path} changed since the run began")
+
+    def read(self, row: int) -> Record:
+        """The record with its `__key__` and `__url__`."""
+        offsets, sizes = self.index.offsets[row].tolist(), self.index.sizes[row].tolist()
+        places = zip(self.index.fields, offsets, sizes, strict=True)
+        data = {field: os.pread(self._file, size, offset) for field, offset, size in places if size >= 0}
+        if sum(map(len, data.values())) != sum(size for size in sizes if size >= 0):
+            raise ShardError(f"{self.path}, {self.index.keys[row]}: the shard was cut short since it was opened")
+        return {"__key__": self.index.keys[row], "__url__": str(self.path), **data}
+
+    def check(self) -> None:
+        if self._stat() != self._state:
+            raise ShardError(f"{self.path} was changed while it was read")
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def _stat(self) -> tuple[int, int]:
+        found = os.fstat(self._file)
+        return found.st_size, found.st_mtime_ns
 
 
 class PlannedLoader:
     """Iterates over the batches of one epoch after another, from wherever the state says.
 
     make: for each source the function that turns its records into samples.
-    num_batches: batches per epoch and rank.
+    strict: a record that cannot be used ends the run with ShardError. Else another takes its place, the first one is
+        named in the log, and all are in `Batch.skipped`; many in a row end the run all the same.
     """
 
     def __init__(
@@ -106,12 +152,14 @@ class PlannedLoader:
         seed: int,
         num_workers: int = 0,
         pin_memory: bool = False,
+        strict: bool = True,
     ) -> None:
         self.source, self.num_workers, self.pin_memory = source, num_workers, pin_memory
         self.stages = [
-            wds.map(partial(_make_sample, make, names, seed)),
+            partial(_make_samples, source, make, names, seed, strict),
             wds.batched(source.batch_size, collation_fn=partial(collate, canvas=canvas, pad_id=pad_id)),
         ]
+        self._named = False
         self.epoch = self.consumed = 0  # consumed: global batches of this epoch
 
     def __len__(self) -> int:
@@ -126,6 +174,9 @@ class PlannedLoader:
         loader = wds.WebLoader(pipeline, batch_size=None, num_workers=workers, pin_memory=self.pin_memory)
         for batch in loader:
             self.consumed += 1
+            if batch.skipped and not self._named:
+                self._named = True
+                _log.warning("skipped %s (what follows is counted as data/skipped_records)", batch.skipped[0])
             yield batch
 
     def state_dict(self) -> dict[str, int]:
@@ -145,11 +196,57 @@ class PlannedLoader:
         return self.source.batch_size * self.source.world
 
 
+class _BadRecord(Exception):
+    """A record that no sample can be made of; the message is one line that names file and key."""
+
+
+def _make_samples(
+    source: PlannedSource,
+    make: Sequence[MakeSample],
+    names: Sequence[str],
+    seed: int,
+    strict: bool,
+    records: Iterable[Record],
+) -> Iterator[Sample]:
+    for record in records:
+        skipped: list[str] = []
+        while True:
+            try:
+                sample = _make_sample(make, names, seed, record)
+                break
+            except _BadRecord as error:
+                source.check(record)
+                skipped.append(str(error))
+                if strict:
+                    raise ShardError(skipped[0]) from error
+                if len(skipped) == _BAD_IN_A_ROW:
+                    raise ShardError(f"{len(skipped)} records in a row cannot be used, first {skipped[0]}") from error
+            record = source.record(record["__place__"][1], len(skipped))
+        sample.skipped = skipped
+        yield sample
+
+
 def _make_sample(make: Sequence[MakeSample], names: Sequence[str], seed: int, record: Record) -> Sample:
     """Random choices of a sample depend on its place in the plan alone."""
     epoch, position = record["__place__"]
     rng = np.random.default_rng([seed, 3, epoch, position])
-    sample = make[record["__source__"]](record, rng)
+    try:
+        sample = make[record["__source__"]](record, rng)
+    except (ShardError, MemoryError):
+        raise
+    except Exception as error:  # a broken record can break anything
+        raise _BadRecord(_reason(error, f"{record['__url__']}, {record['__key__']}")) from error
     sample.position, sample.source = position, names[record["__source__"]]
     sample.repeated = record["__repeated__"]
     return sample
+
+
+def _reason(error: Exception, name: str) -> str:
+    said = " ".join(str(error).split())
+    if said.startswith(name):
+        return said
+    if isinstance(error, KeyError):
+        return f"{name}: {said} is missing"
+    if isinstance(error, json.JSONDecodeError):
+        return f"{name}: broken JSON ({said})"
+    return f"{name}: {type(error).__name__} {said}"

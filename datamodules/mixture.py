@@ -10,13 +10,14 @@ from datamodules.plan import Plan
 class MixtureDataModule(EvaluationLoaders):
     """Draws training images from several data modules.
 
-    sources: the data modules; they must agree on tokenizer and image size. Their own batch_size, num_workers, seed
-        and samples_per_epoch have no effect here.
+    sources: the data modules; they must agree on tokenizer and image size. Their own batch_size, num_workers, seed,
+        samples_per_epoch, strict and streaming have no effect here.
     weights: how often each source is drawn, in any scale.
     single_source_batches: every global batch comes from one source (the published recipe); otherwise images mix.
     samples_per_epoch: images in a training epoch; default all images of all sources together.
     evaluate_each: evaluate on the first source of each kind that has shards for it, one after the other, for a task
         that takes all kinds; else on the first source alone.
+    strict, streaming: see `ShardDataModule`.
     """
 
     def __init__(
@@ -29,6 +30,8 @@ class MixtureDataModule(EvaluationLoaders):
         seed: int = 0,
         samples_per_epoch: int | None = None,
         evaluate_each: bool = False,
+        strict: bool = False,
+        streaming: bool = False,
     ) -> None:
         super().__init__()
         first = sources[0]
@@ -38,13 +41,14 @@ class MixtureDataModule(EvaluationLoaders):
         self.sources, self.weights, self.single_source_batches = sources, weights, single_source_batches
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.samples_per_epoch, self.evaluate_each = samples_per_epoch, evaluate_each
+        self.strict, self.streaming = strict, streaming
         self.tokenizer, self.image_size = first.tokenizer, first.image_size
 
     def train_dataloader(self) -> PlannedLoader:
         shards = [source.shards("train") for source in self.sources]
         world = self.trainer.world_size if self.trainer else 1
         plan = Plan(
-            [[len(index) for _, index in source] for source in shards],
+            [[shard.samples for shard in source] for source in shards],
             self.weights,
             self.seed,
             self.samples_per_epoch,
@@ -63,7 +67,7 @@ class MixtureDataModule(EvaluationLoaders):
 
     def _evaluation_loader(self, source: ShardDataModule, split: str) -> PlannedLoader:
         shards = source.shards(split)
-        plan = Plan([[len(index) for _, index in shards]], seed=None)
+        plan = Plan([[shard.samples for shard in shards]], seed=None)
         return make_loader(self, [source], [shards], plan, training=False)
 
     def state_dict(self) -> dict[str, Any]:

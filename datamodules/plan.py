@@ -49,9 +49,13 @@ class Plan:
         if self.seed is None:
             source = int(np.searchsorted(np.cumsum(self.counts), position, side="right"))
             return source, position - sum(self.counts[:source])
-        source = int(self._sources(epoch)[position])
+        source = self.source(epoch, position)
         lap, index = divmod(int(self._ranks(epoch)[position]), self.counts[source])
         return source, int(self._order(source, epoch, lap)[index])
+
+    def source(self, epoch: int, position: int) -> int:
+        """The source alone, which takes far less memory: no order of its samples."""
+        return self(epoch, position)[0] if self.seed is None else int(self._sources(epoch)[position])
 
     def _sources(self, epoch: int) -> Order:
         """int[samples]: the source of each position."""

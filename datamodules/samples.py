@@ -36,7 +36,10 @@ class Question:
 
 @dataclass
 class Sample:
-    """key, position, source: where it comes from.  repeated: only fills up the last batch of an evaluation."""
+    """key, position, source: where it comes from.  repeated: only fills up the last batch of an evaluation.
+
+    skipped: a line for each record that could not be used and that it stands for.
+    """
 
     key: str
     view: View
@@ -44,6 +47,7 @@ class Sample:
     position: int = 0
     source: str = ""
     repeated: bool = False
+    skipped: list[str] = field(default_factory=list)
 
 
 def collate(samples: Sequence[Sample], canvas: int, pad_id: int) -> Batch:
@@ -72,6 +76,7 @@ def collate(samples: Sequence[Sample], canvas: int, pad_id: int) -> Batch:
         sources=[s.source for s in samples],
         masks=_masks([q.mask for _, q in questions], canvas),
         labels=_pad(labels, -1) if any(labels) else None,
+        skipped=[line for s in samples for line in s.skipped],
     )
 
 

@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -47,6 +47,25 @@ class ShardIndex:
         return len(self.keys)
 
 
+class Shard(NamedTuple):
+    """A tar on this machine with its index."""
+
+    path: Path
+    entries: ShardIndex
+
+    @property
+    def samples(self) -> int:
+        return len(self.entries)
+
+    @property
+    def address(self) -> str:
+        return str(self.path)
+
+    def fetch(self) -> "Shard":
+        """It is here already; see `RemoteShard`."""
+        return self
+
+
 @dataclass(frozen=True)
 class ShardEntry:
     """A line of the manifest: the file's name within the folder, its samples and its size."""
@@ -78,7 +97,7 @@ def build_index(tar: Path) -> ShardIndex:
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     current = None
     for name, offset, size in _members(tar):
-        key, field = _split_name(tar, name)
+        key, field = split_name(str(tar), name)
         if key in samples and (key != current or field in samples[key]):
             raise ShardError(f"{tar}: two samples have the key {key!r}")
         samples.setdefault(key, {})[field] = (offset, size)
@@ -150,16 +169,28 @@ def read_manifest(folder: Path) -> Manifest:
         if any(folder.glob("progress-*-of-*.jsonl")):
             raise ShardError(f"the parts of {folder} are not merged: run `pixel-llm prepare merge {folder}`")
         raise ShardError(f"{folder} has no {MANIFEST}: not a folder of shards")
+    return parse_manifest((folder / MANIFEST).read_bytes(), str(folder / MANIFEST))
+
+
+def parse_manifest(data: bytes, name: str) -> Manifest:
+    """The manifest in the bytes of a file of this name; ShardError where it is foreign or of another version."""
     try:
-        content = json.loads((folder / MANIFEST).read_bytes())
+        content = json.loads(data)
         if content["format"] != FORMAT or content["version"] != VERSION:
-            raise ShardError(f"{folder / MANIFEST} is not of the format {FORMAT!r}, version {VERSION}")
+            raise ShardError(f"{name} is not of the format {FORMAT!r}, version {VERSION}")
         return Manifest(dict(content["settings"]), [ShardEntry(**shard) for shard in content["shards"]])
     except (ValueError, KeyError, TypeError):
-        raise ShardError(f"{folder / MANIFEST} is broken") from None
+        raise ShardError(f"{name} is broken") from None
 
 
-def open_shards(folder: Path, kinds: Collection[str] = ()) -> list[tuple[Path, ShardIndex]]:
+def check_kind(manifest: Manifest, folder: Path | str, kinds: Collection[str]) -> None:
+    """Raises ShardError where the shards of a folder come from none of these converters; none given, all will do."""
+    kind = manifest.settings.get("kind")
+    if kinds and kind not in kinds:
+        raise ShardError(f"{folder} holds {kind}, where {' or '.join(kinds)} is needed")
+
+
+def open_shards(folder: Path, kinds: Collection[str] = ()) -> list[Shard]:
     """The tars of a folder with their indexes, in the manifest's order.
 
     kinds: the converters whose shards will do; none given, all do.
@@ -168,15 +199,13 @@ def open_shards(folder: Path, kinds: Collection[str] = ()) -> list[tuple[Path, S
     """
     opened = []
     manifest = read_manifest(folder)
-    kind = manifest.settings.get("kind")
-    if kinds and kind not in kinds:
-        raise ShardError(f"{folder} holds {kind}, where {' or '.join(kinds)} is needed")
+    check_kind(manifest, folder, kinds)
     for shard in manifest.shards:
         tar = folder / shard.file
         index = load_index(tar)
         if (index.tar_bytes, len(index)) != (shard.bytes, shard.samples):
             raise ShardError(f"{tar} changed since {folder / MANIFEST} was written")
-        opened.append((tar, index))
+        opened.append(Shard(tar, index))
     return opened
 
 
@@ -215,8 +244,11 @@ def _members(tar: Path) -> Iterator[tuple[str, int, int]]:
             raise ShardError(f"{tar} is truncated: it has no end mark")
 
 
-def _split_name(tar: Path, name: str) -> tuple[str, str]:
-    """The key and the field. A field of two parts is an array's name (`trace.npy`), anything else a dot in a key."""
+def split_name(tar: str, name: str) -> tuple[str, str]:
+    """The key and the field of a member of a tar; ShardError where it has none.
+
+    A field of two parts is an array's name (`trace.npy`), anything else a dot in a key.
+    """
     folder, _, base = name.rpartition("/")
     stem, _, field = base.partition(".")
     if not stem or not field:

@@ -90,16 +90,17 @@ def guarded(run: Callable[[], object]) -> int:
     PIXEL_LLM_DEBUG=1 keeps the traceback.
     """
     from datamodules.shard_index import ShardError
-    from pixel_llm.messages import one_line
+    from pixel_llm.messages import lost_worker, one_line
 
     try:
         run()
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted\n")
         return 130
-    except (ShardError, OSError, ValueError) as error:
-        if os.environ.get("PIXEL_LLM_DEBUG"):
+    except (ShardError, OSError, ValueError, RuntimeError) as error:
+        line = lost_worker(error) if isinstance(error, RuntimeError) else one_line(error)
+        if line is None or os.environ.get("PIXEL_LLM_DEBUG"):
             raise
-        sys.stderr.write(f"\nerror: {one_line(error)}\n")
+        sys.stderr.write(f"\nerror: {line}\n")
         return 2
     return 0

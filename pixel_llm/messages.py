@@ -30,3 +30,15 @@ def one_line(error: BaseException | str) -> str:
         return lines[-1].split("Error: ", 1)[-1]
     reasons = [line.removeprefix("- ") for line in lines if not line.startswith(_CHAFF)]
     return " ".join(reasons or lines)
+
+
+def lost_worker(error: RuntimeError) -> str | None:
+    """What to do where torch says that a process of its DataLoader has died; None for any other error."""
+    if "DataLoader worker" not in str(error):
+        return None
+    said = one_line(error)
+    if "Bus error" in said:
+        advice = "the shared memory is full: raise its limit (/dev/shm) or use fewer num_workers"
+    else:
+        advice = "most often the memory was full: use fewer num_workers, or give the job more memory"
+    return f"a data loading process died, and with it the run ({said}): {advice}; --ckpt_path last goes on"

@@ -108,6 +108,7 @@ class Batch:
     sources: B names of the data sets that the images come from.
     masks: bool[P, H, W], the visible pixels of each prompt's object on the canvas.
     labels: int[P, A], an index for each of A kinds of attributes of the object, -1 where unknown.
+    skipped: a line for each record that could not be used, with file, key and reason; another one took its place.
     """
 
     keys: list[str]
@@ -121,6 +122,7 @@ class Batch:
     sources: list[str] = field(default_factory=list)
     masks: Tensor | None = None
     labels: Tensor | None = None
+    skipped: list[str] = field(default_factory=list)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch with its tensors on a device."""
