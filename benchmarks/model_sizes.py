@@ -94,7 +94,8 @@ def inputs(model: PixelLLM, size: Size) -> tuple[Tensor, Tensor, Prompts, Tensor
     return images, torch.full((size.images, 2), size.pixels, device=DEVICE), prompts, tokens
 
 
-def training(model: PixelLLM, size: Size) -> Callable[[], None]:
+def training(model: PixelLLM, size: Size, sam: Tensor | None = None) -> Callable[[], None]:
+    """A training step; sam: what SAM's encoder made of the images before, see `PixelLLM.encode_images`."""
     model.train()
     optimizer, _ = AdamWSchedule().build(model, total_steps=100)
     images, sizes, prompts, tokens = inputs(model, size)
@@ -102,7 +103,7 @@ def training(model: PixelLLM, size: Size) -> Callable[[], None]:
     def step() -> None:
         optimizer.zero_grad()
         with torch.autocast(DEVICE.type, torch.bfloat16, enabled=DEVICE.type == "cuda"):
-            outputs = model(model.encode_images(images, sizes), prompts, tokens)
+            outputs = model(model.encode_images(images, sizes, sam), prompts, tokens)
         words = smoothed_cross_entropy(outputs.logits[:, :-1], tokens[:, 1:], 0.1).mean()
         (words + outputs.locations.abs().mean()).backward()
         optimizer.step()

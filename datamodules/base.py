@@ -3,17 +3,20 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
 
+from datamodules.features import VIEW, FeatureCache
 from datamodules.loader import MakeSample, PlannedLoader, PlannedSource, Record
 from datamodules.plan import Plan
 from datamodules.remote import RemoteShard, open_folder
 from datamodules.samples import Question, Sample
-from datamodules.shard_index import Shard
+from datamodules.shard_index import Shard, ShardError
 from datamodules.streaming import StreamedSource
 from datamodules.tokenizer import Tokenizer
 from datamodules.views import View, decode_jpeg, random_view, whole_view
@@ -28,6 +31,7 @@ class ImageSamples:
 
     scale_jitter, flip_probability: the training augmentation; (1, 1) and 0 show the whole image.
     blank: paint the image black; what a model then still knows, it knows from the text.
+    cache: adds what a frozen encoder made of the whole image before.
     """
 
     questions: MakeQuestions
@@ -35,9 +39,11 @@ class ImageSamples:
     scale_jitter: tuple[float, float] = (1.0, 1.0)
     flip_probability: float = 0.0
     blank: bool = False
+    cache: FeatureCache | None = None
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Sample:
-        pixels = decode_jpeg(record["jpg"], f"{record['__url__']}, {record['__key__']}")
+        name = f"{record['__url__']}, {record['__key__']}"
+        pixels = decode_jpeg(record["jpg"], name)
         size = (pixels.shape[-2], pixels.shape[-1])
         if self.scale_jitter == (1.0, 1.0) and not self.flip_probability:
             view = whole_view(pixels, self.canvas, size)
@@ -45,7 +51,8 @@ class ImageSamples:
             view = random_view(pixels, self.canvas, size, self.scale_jitter, self.flip_probability, rng)
         if self.blank:
             view = replace(view, pixels=torch.zeros_like(view.pixels))
-        return Sample(record["__key__"], view, self.questions(record, view, rng))
+        features = {} if self.cache is None else {self.cache.producer.name: self.cache.read(record["jpg"], name)}
+        return Sample(record["__key__"], view, self.questions(record, view, rng), features=features)
 
 
 class EvaluationLoaders(L.LightningDataModule, ABC):
@@ -81,6 +88,8 @@ class ShardDataModule(EvaluationLoaders):
         all are counted. An evaluation always stops.
     streaming: read training shards from front to back in a random order that is not exact, and without a copy on this
         machine (see `datamodules/streaming.py`). Evaluation stays exact.
+    features: a folder that `pixel-llm prepare features` wrote: frozen encoders' features are read and not computed.
+        Training must then show images whole, always the same: without jitter and flips.
     """
 
     name: str  # of the data set, for logs
@@ -103,6 +112,7 @@ class ShardDataModule(EvaluationLoaders):
         blank_images: bool = False,
         strict: bool = False,
         streaming: bool = False,
+        features: str | None = None,
     ) -> None:
         super().__init__()
         self.folders = {"train": train_shards, "val": val_shards, "test": test_shards}
@@ -117,6 +127,7 @@ class ShardDataModule(EvaluationLoaders):
         self.scale_jitter, self.flip_probability = scale_jitter, flip_probability
         self.blank_images = blank_images
         self.strict, self.streaming = strict, streaming
+        self.features = features
 
     @abstractmethod
     def questions(self, training: bool) -> MakeQuestions:
@@ -125,9 +136,37 @@ class ShardDataModule(EvaluationLoaders):
     def make_sample(self, training: bool) -> MakeSample:
         """The function, to be sent to worker processes, that turns a record into a sample."""
         questions = self.questions(training)
-        if not training:
-            return ImageSamples(questions, self.image_size, blank=self.blank_images)
-        return ImageSamples(questions, self.image_size, self.scale_jitter, self.flip_probability, self.blank_images)
+        jitter, flips = (self.scale_jitter, self.flip_probability) if training else ((1.0, 1.0), 0.0)
+        return ImageSamples(questions, self.image_size, jitter, flips, self.blank_images, self.feature_cache)
+
+    def check_fixed_view(self) -> None:
+        """ValueError with one line where an image is not always shown by the same pixels, all of it."""
+        changing = {
+            f"scale_jitter {list(self.scale_jitter)}": tuple(self.scale_jitter) != (1.0, 1.0),
+            f"flip_probability {self.flip_probability}": self.flip_probability > 0,
+            "blank_images": self.blank_images,
+        }
+        if found := [name for name, changes in changing.items() if changes]:
+            raise ValueError(f"features of {self.name} cannot be computed beforehand: {found[0]} changes the images")
+
+    @cached_property
+    def feature_cache(self) -> FeatureCache | None:
+        """The opened `features`; raises ValueError or ShardError with one line for what does not fit."""
+        if self.features is None:
+            return None
+        self.check_fixed_view()
+        cache = FeatureCache(Path(self.features))
+        if cache.producer.image_size != self.image_size:
+            sizes = f"{cache.producer.image_size} pixels, but image_size is {self.image_size}"
+            raise ShardError(f"{cache.folder}: features of images of {sizes}")
+        if cache.producer.view != VIEW:
+            raise ShardError(f"{cache.folder}: features of images that were laid out otherwise: make them anew")
+        return cache
+
+    @property
+    def feature_caches(self) -> list[FeatureCache]:
+        """All that the batches' features come from."""
+        return [self.feature_cache] if self.feature_cache else []
 
     def shards(self, split: str) -> Shards:
         """The opened shards of "train", "val" or "test"; raises ShardError with one line."""

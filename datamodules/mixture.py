@@ -3,6 +3,7 @@
 from typing import Any
 
 from datamodules.base import EvaluationLoaders, ShardDataModule, make_loader
+from datamodules.features import FeatureCache
 from datamodules.loader import PlannedLoader
 from datamodules.plan import Plan
 
@@ -18,6 +19,7 @@ class MixtureDataModule(EvaluationLoaders):
     evaluate_each: evaluate on the first source of each kind that has shards for it, one after the other, for a task
         that takes all kinds; else on the first source alone.
     strict, streaming: see `ShardDataModule`.
+    features: see `ShardDataModule`; for the sources that name none of their own.
     """
 
     def __init__(
@@ -32,12 +34,17 @@ class MixtureDataModule(EvaluationLoaders):
         evaluate_each: bool = False,
         strict: bool = False,
         streaming: bool = False,
+        features: str | None = None,
     ) -> None:
         super().__init__()
         first = sources[0]
         for source in sources[1:]:
             if source.tokenizer.to_json() != first.tokenizer.to_json() or source.image_size != first.image_size:
                 raise ValueError(f"sources {first.name} and {source.name} differ in tokenizer or image_size")
+        for source in sources:
+            source.features = source.features or features
+        if not single_source_batches and len({source.features is None for source in sources}) > 1:
+            raise ValueError("features: where batches mix sources, all of them need features, or none")
         self.sources, self.weights, self.single_source_batches = sources, weights, single_source_batches
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.samples_per_epoch, self.evaluate_each = samples_per_epoch, evaluate_each
@@ -69,6 +76,11 @@ class MixtureDataModule(EvaluationLoaders):
         shards = source.shards(split)
         plan = Plan([[shard.samples for shard in shards]], seed=None)
         return make_loader(self, [source], [shards], plan, training=False)
+
+    @property
+    def feature_caches(self) -> list[FeatureCache]:
+        """All that the batches' features come from."""
+        return [cache for source in self.sources for cache in source.feature_caches]
 
     def state_dict(self) -> dict[str, Any]:
         return self.sources[0].state_dict()

@@ -39,6 +39,7 @@ class Sample:
     """key, position, source: where it comes from.  repeated: only fills up the last batch of an evaluation.
 
     skipped: a line for each record that could not be used and that it stands for.
+    features: by the name of a frozen encoder what it made of the image before, bfloat16[D, h, w].
     """
 
     key: str
@@ -48,6 +49,7 @@ class Sample:
     source: str = ""
     repeated: bool = False
     skipped: list[str] = field(default_factory=list)
+    features: dict[str, Tensor] = field(default_factory=dict)
 
 
 def collate(samples: Sequence[Sample], canvas: int, pad_id: int) -> Batch:
@@ -77,6 +79,7 @@ def collate(samples: Sequence[Sample], canvas: int, pad_id: int) -> Batch:
         masks=_masks([q.mask for _, q in questions], canvas),
         labels=_pad(labels, -1) if any(labels) else None,
         skipped=[line for s in samples for line in s.skipped],
+        features={name: torch.stack([s.features[name] for s in samples]) for name in samples[0].features},
     )
 
 

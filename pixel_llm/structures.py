@@ -109,6 +109,8 @@ class Batch:
     masks: bool[P, H, W], the visible pixels of each prompt's object on the canvas.
     labels: int[P, A], an index for each of A kinds of attributes of the object, -1 where unknown.
     skipped: a line for each record that could not be used, with file, key and reason; another one took its place.
+    features: by the name of a frozen encoder what it makes of the images, bfloat16[B, D, h, w], where it was computed
+        before; that encoder then need not run.
     """
 
     keys: list[str]
@@ -123,6 +125,7 @@ class Batch:
     masks: Tensor | None = None
     labels: Tensor | None = None
     skipped: list[str] = field(default_factory=list)
+    features: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch with its tensors on a device."""
@@ -142,6 +145,7 @@ class Batch:
                 inner: dict[str, Any] = {f.name: getattr(value, f.name) for f in fields(value)}
                 mapped = {name: function(v) if isinstance(v, Tensor) else v for name, v in inner.items()}
                 changed[entry.name] = type(value)(**mapped)
+        changed["features"] = {name: function(values) for name, values in self.features.items()}
         return replace(self, **changed)
 
 

@@ -76,7 +76,12 @@ def add_prepare_commands(subparsers: Any) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one subcommand; returns the exit code."""
-    parser = OneLineParser(prog="pixel-llm prepare", description=__doc__)
+    parser = OneLineParser(
+        prog="pixel-llm prepare",
+        description=__doc__,
+        epilog="One more, `pixel-llm prepare features`, needs a model: it computes what the frozen image encoder makes "
+        "of the images of a training configuration.",
+    )
     add_prepare_commands(parser.add_subparsers(required=True, metavar="COMMAND"))
     args = parser.parse_args(arguments)
     if "part" in args:
@@ -271,7 +276,7 @@ def _part(parser: argparse.ArgumentParser, number: int | None, of: int | None) -
     return Part(number, of)
 
 
-def _bar() -> Progress:
+def progress_bar() -> Progress:
     """A progress bar on a terminal, nothing elsewhere.
 
     Without its refresh thread it cannot be in the middle of something when the workers are forked.
@@ -295,7 +300,7 @@ def _guarded(run: Callable[[], None], folder: Path) -> int:
 
 def _convert(args: argparse.Namespace, open_corpus: Callable[[list[Path]], Corpus]) -> None:
     files = annotation_files(args.annotations)
-    with _bar() as bar:
+    with progress_bar() as bar:
         bar.add_task("reading annotations", total=None)
         bar.refresh()
         corpus = open_corpus(files)
@@ -304,7 +309,7 @@ def _convert(args: argparse.Namespace, open_corpus: Callable[[list[Path]], Corpu
 
 def _convert_referring(args: argparse.Namespace) -> None:
     """Writes one folder of shards below --out for each split that the annotations hold."""
-    with _bar() as bar:
+    with progress_bar() as bar:
         bar.add_task("reading annotations", total=None)
         bar.refresh()
         splits = read_referring(annotation_paths(args.annotations), args.split)
@@ -328,7 +333,7 @@ def _convert_regions(
 ) -> None:
     """Writes one folder of shards below --out for each split that the annotations hold."""
     folders = ImageFolders.of(args.images)
-    with _bar() as bar:
+    with progress_bar() as bar:
         bar.add_task("reading annotations", total=None)
         bar.refresh()
         splits, said = read(args)
@@ -365,7 +370,7 @@ def _write_splits(corpora: Mapping[str, Corpus], args: argparse.Namespace, image
 
 
 def _write(corpus: Corpus, args: argparse.Namespace, images: Path, out: Path) -> Report:
-    with _bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("images", total=None)
         return write_shards(
             corpus,
@@ -394,7 +399,7 @@ def _merge(folder: Path) -> None:
 
 def _toy(args: argparse.Namespace) -> None:
     sizes = {"train": args.train, "val": args.val, "test": args.test, "test_unseen_pairs": args.test}
-    with _bar() as bar:
+    with progress_bar() as bar:
 
         def progress(items: Iterable[Any], total: int, description: str) -> Iterable[Any]:
             return bar.track(items, total=total, description=description)

@@ -8,7 +8,7 @@ was stopped goes on behind the shards that it had finished.
 import io
 import os
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -110,38 +110,45 @@ def _missing(corpus: Corpus, folder: Path, shard_size: int, progress: Progress) 
 def _write_shard(work: ShardWork) -> FinishedShard:
     """Makes one shard: whole under its name, with an index, or not at all."""
     report = Report()
-    part = work.path.with_name(work.path.name + ".part")
+    entry = write_shard(work.path, ((image.key, _sample(image, work, report)) for image in work.images))
+    return FinishedShard(work.number, entry, report)
+
+
+def write_shard(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> ShardEntry:
+    """Writes samples (key, fields) as a tar and its index: whole under its name, or not at all.
+
+    Samples without fields are left out; where none is left there is no file.
+    """
+    part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as file:
-            samples = _write_tar(file, work, report)
+            written = _write_tar(file, samples)
             file.flush()
             os.fsync(file.fileno())
-        if not samples:
-            return FinishedShard(work.number, ShardEntry(work.path.name, 0, 0), report)
-        part.replace(work.path)
+        if not written:
+            return ShardEntry(path.name, 0, 0)
+        part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-    size = write_index(work.path).tar_bytes
-    return FinishedShard(work.number, ShardEntry(work.path.name, samples, size), report)
+    return ShardEntry(path.name, written, write_index(path).tar_bytes)
 
 
-def _write_tar(file: BinaryIO, work: ShardWork, report: Report) -> int:
-    """Writes the samples that can be made and returns how many there are."""
-    samples = 0
+def _write_tar(file: BinaryIO, samples: Iterable[tuple[str, dict[str, bytes]]]) -> int:
+    """Writes the samples that have fields and returns how many there are."""
+    written = 0
     with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as archive:
-        for image in work.images:
-            check_stop()
-            fields = _sample(image, work, report)
-            samples += bool(fields)
+        for key, fields in samples:
+            written += bool(fields)
             for name, data in fields.items():
-                member = tarfile.TarInfo(f"{image.key}.{name}")  # no owner and no time: equal content, equal bytes
+                member = tarfile.TarInfo(f"{key}.{name}")  # no owner and no time: equal content, equal bytes
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))
-    return samples
+    return written
 
 
 def _sample(image: ImageWork, work: ShardWork, report: Report) -> dict[str, bytes]:
     """The fields of one image's sample; none where it cannot be made, which the report then says."""
+    check_stop()
     report.counts["images read"] += 1
     description = work.describe(image, report)
     if description is None:

@@ -77,9 +77,15 @@ class PixelLLM(nn.Module):
         rows = next(r for r in range(math.isqrt(number), 0, -1) if number % r == 0)
         return rows, number // rows
 
-    def encode_images(self, images: Tensor, sizes: Tensor) -> ImageFeatures:
-        """images: uint8 or float32[B, 3, H, W] in 0..255; sizes: int[B, 2] of the real part of each canvas."""
-        sam = self.sam_encoder(images, sizes)
+    def encode_images(self, images: Tensor, sizes: Tensor, sam: Tensor | None = None) -> ImageFeatures:
+        """images: uint8 or float32[B, 3, H, W] in 0..255; sizes: int[B, 2] of the real part of each canvas.
+
+        sam: float[B, D', H', W'], what SAM's encoder made of them before; it then does not run.
+        """
+        if sam is None:
+            sam = self.sam_encoder(images, sizes)
+        else:
+            sam = sam.to(next(self.sam_encoder.parameters()).dtype)
         fused = fuse_features([self.tuned_encoder(images, sizes), sam])
         return ImageFeatures(fused, sam, sizes, (images.shape[-2], images.shape[-1]))
 
