@@ -60,10 +60,13 @@ def read_refs(files: list[Path], splits: ReferringSplits) -> None:
         raise FormatError(f"{files[0]}: no {INSTANCES} beside it")
     coco = load_coco(instances)
     entries = {str(entry.get("id")): entry for found in coco.annotations.values() for entry in found}
+    name = plain_name(files[0].parent.resolve().name)
     for path in files:
         objects = _Objects(coco, entries, crowds=path.name.startswith("g"))
+        match = _REFS.fullmatch(path.name)
+        assert match
         for number, ref in enumerate(_load(path)):
-            _add_ref(path, number, ref, objects, splits)
+            _add_ref(path, f"{name}_{match['partition']}", number, ref, objects, splits)
 
 
 def _load(path: Path) -> list[Any]:
@@ -73,13 +76,10 @@ def _load(path: Path) -> list[Any]:
     return refs
 
 
-def _add_ref(path: Path, number: int, ref: Any, objects: _Objects, splits: ReferringSplits) -> None:
+def _add_ref(path: Path, dataset: str, number: int, ref: Any, objects: _Objects, splits: ReferringSplits) -> None:
     """Adds a ref to its split; where it cannot be used, each of its sentences is noted as bad."""
     ref_id = ref.get("ref_id", f"number {number}") if isinstance(ref, dict) else f"number {number}"
     where = f"{path}: ref {ref_id}"
-    match = _REFS.fullmatch(path.name)
-    assert match
-    dataset = f"{plain_name(path.resolve().parent.name)}_{match['partition']}"
     try:
         part = text(ref, "split")
     except RecordError as error:
