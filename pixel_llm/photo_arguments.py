@@ -51,7 +51,7 @@ def dense_options(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _parser(verb: str, description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"pixel-llm {verb}", description=description)
-    parser.add_argument("image", type=Path)
+    parser.add_argument("image", type=Path, help="the photo")
     parser.add_argument("--checkpoint", type=Path, required=True, help="a .ckpt file or the folder of a run")
     parser.add_argument("--out", type=Path, help="picture to write, with the answer drawn over the photo")
     parser.add_argument("--json", type=Path, help="file for the answer; boxes are in pixels of the photo")

@@ -63,7 +63,7 @@ def _add_verb(verbs: Any, name: str, what: str, epilog: str, raw: str) -> argpar
         type=Path,
         nargs="+",
         required=True,
-        help=f"folders of shards, folders of such folders, or raw files and folders as `prepare {raw}` takes them",
+        help=f"folders of shards, folders of such folders, or raw annotations as `prepare {raw}` takes them",
     )
     verb.add_argument("--json", type=Path, help="file for the figures, shares in [0, 1]")
     return verb
