@@ -118,8 +118,8 @@ def _add_visual_genome(subparsers: Any) -> None:
         nargs="+",
         default=[],
         metavar="GLOB",
-        help="image_data.json: which photos are COCO's, and the sizes that boxes were made for; without it those of the "
-        "images",
+        help="image_data.json: which photos are COCO's, and the sizes that boxes were made for; without it those of "
+        "the images",
     )
     splits = parser.add_mutually_exclusive_group()
     splits.add_argument(
