@@ -63,7 +63,7 @@ runs/toy/referring_segmentation/.done: runs/toy/referring/.done
 	lightning fit --config configs/referring/toy_segmentation.yaml --ckpt_path last
 	@touch $@
 
-runs/toy/dense_captioning/.done: runs/toy/trace/.done
+runs/toy/dense_captioning/.done: runs/toy/pretrain_attributes/.done runs/toy/pretrain_language_model/.done
 	lightning fit --config configs/dense_captioning/toy.yaml --ckpt_path last
 	@touch $@
 

@@ -39,12 +39,12 @@ class LastCheckpoint(ModelCheckpoint):
     def _keep_previous(self, last: Path, step: int) -> None:
         kept = last.with_name(f"step_{step:09}.ckpt")
         if step and not kept.exists():
-            _copy(last, kept)
+            shutil.copytree(last, kept, copy_function=_copy) if last.is_dir() else _copy(last, kept)
         for old in sorted(last.parent.glob("step_*.ckpt"))[: -self.keep]:
             shutil.rmtree(old) if old.is_dir() else old.unlink()
 
 
-def _copy(file: Path, name: Path) -> None:
+def _copy(file: str | Path, name: str | Path) -> None:
     """A second name of a file, which is replaced and never written to; a copy where the disk has no second names."""
     try:
         os.link(file, name)

@@ -21,12 +21,13 @@ class RunLock(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
+        folder = trainer.log_dir  # all processes have to ask
         other = ""
-        if trainer.is_global_zero and trainer.log_dir:
-            other = self._take(Path(trainer.log_dir) / "run.lock")
+        if trainer.is_global_zero and folder:
+            other = self._take(Path(folder) / "run.lock")
         other = trainer.strategy.broadcast(other)  # else the other processes would wait for the first one
         if other:
-            raise ValueError(f"{trainer.log_dir}: another training is writing here ({other}); wait for it or stop it")
+            raise ValueError(f"{folder}: another training is writing here ({other}); wait for it or stop it")
 
     def _take(self, path: Path) -> str:
         """ "" once the lock is ours, else who has it."""

@@ -110,7 +110,7 @@ class PixelLLMCLI(LightningCLI):
         found = bool(path) and (path != "last" or self._last_checkpoint_exists())
         if path == "last" and not found and subcommand != "fit":
             raise FileNotFoundError("there is no last checkpoint where this configuration writes them")
-        if path and Path(path).is_file():
+        if path and path != "last" and Path(path).exists():
             read_checkpoint(Path(path))
         if found:
             self.model.weights = None

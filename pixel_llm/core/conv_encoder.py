@@ -32,12 +32,13 @@ class ConvEncoder(ImageEncoder):
         layers: list[nn.Module] = [*convolution(3, widths[0], kernel=4, stride=2)]
         for before, after in pairwise(widths):
             layers += [*convolution(before, after, kernel=3, stride=2), *convolution(after, after, 3, 1)]
-        # oneDNN and cuDNN are faster on this layout, and it makes the step to tokens a view
-        self.stem = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.stem = nn.Sequential(*layers)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
 
     def encode(self, pixels: Tensor) -> Tensor:
+        # oneDNN and cuDNN are faster on this layout, and it makes the step to tokens a view. Weights keep the plain
+        # one: fused AdamW takes the moments in a checkpoint to be laid out as they are.
         features = self.stem(pixels.contiguous(memory_format=torch.channels_last))
         grid = (features.shape[-2], features.shape[-1])
         tokens = features.flatten(2).transpose(1, 2)

@@ -11,6 +11,7 @@ from torch import nn
 from pixel_llm.core.language_model import LanguageModel
 from pixel_llm.core.pixel_llm import PixelLLM
 from pixel_llm.losses import caption_loss
+from pixel_llm.sharding import gather, shard
 from pixel_llm.structures import Batch, ImageFeatures, Prompts
 from pixel_llm.tasks.optimizer import AdamWSchedule
 from pixel_llm.weights.start import StartingWeights
@@ -52,6 +53,19 @@ class Task(L.LightningModule):
             check_tokenizer(self.tokenizer, language_model)
         if self.weights is not None:
             self.weights.load(self.core)
+
+    def configure_model(self) -> None:
+        """Share out the weights where the strategy has made a mesh of processes for it (FSDP2)."""
+        if self.device_mesh is not None:
+            shard(self, self.core, self.device_mesh["data_parallel"])
+
+    def on_validation_start(self) -> None:
+        gather(self.core, whole=True)
+
+    def on_validation_end(self) -> None:
+        gather(self.core, whole=False)
+
+    on_test_start = on_predict_start = on_validation_start
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Name what does not change in this run, so that it is written once (`pixel_llm/weights/frozen.py`)."""

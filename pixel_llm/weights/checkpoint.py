@@ -6,11 +6,12 @@ from typing import Any
 import torch
 
 from pixel_llm.weights.frozen import join_frozen
+from pixel_llm.weights.shards import read_shares
 
 
 def find_checkpoint(path: Path) -> Path:
     """The file itself, or the newest `last.ckpt` below a folder; FileNotFoundError where there is none."""
-    if path.is_file():
+    if path.is_file() or (path / "rank_00000.pt").is_file():
         return path
     found = sorted(path.rglob("last.ckpt"), key=lambda file: file.stat().st_mtime)
     if not found:
@@ -19,10 +20,12 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint of ours with its frozen weights, read without executing anything.
+    """The content of a checkpoint of ours, a file or a folder of shares, with its frozen weights; nothing is executed.
 
     Its tensors are mapped from the file, not copied. Raises ValueError for another file, and what `join_frozen` raises.
     """
+    if path.is_dir():
+        return read_shares(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception:  # many kinds, all of them meaning this
