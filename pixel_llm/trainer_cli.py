@@ -16,7 +16,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from callbacks.nan_guard import NanGuard
 from callbacks.preemption import Preemption, Stopped
 from callbacks.run_lock import RunLock
+from callbacks.skipped_records import SkippedRecords
 from callbacks.step_seed import StepSeed
+from datamodules.remote import is_address
 from pixel_llm.checkpoint_io import CheckpointFiles
 from pixel_llm.messages import one_line
 from pixel_llm.tables import aligned
@@ -55,7 +57,7 @@ class PixelLLMCLI(LightningCLI):
             parser_kwargs={"parser_mode": "omegaconf"},
             save_config_callback=SaveConfig,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"callbacks": [StepSeed(), NanGuard(), RunLock(), Preemption()]},
+            trainer_defaults={"callbacks": [StepSeed(), NanGuard(), SkippedRecords(), RunLock(), Preemption()]},
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -137,7 +139,8 @@ def missing_data(section: Any, splits: Sequence[str]) -> Iterator[str]:
         if key == "tokenizer" and isinstance(value, str) and not Path(value).exists():
             yield f"no tokenizer at {value}"
         elif key in {f"{split}_shards" for split in splits} and isinstance(value, list):
-            yield from (f"no folder of shards at {folder}" for folder in value if not Path(folder).is_dir())
+            here = [folder for folder in value if not is_address(folder)]
+            yield from (f"no folder of shards at {folder}" for folder in here if not Path(folder).is_dir())
         else:
             yield from missing_data(value, splits)
 

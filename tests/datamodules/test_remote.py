@@ -16,6 +16,7 @@ from datamodules import remote
 from datamodules.remote import RemoteShard, open_folder
 from datamodules.shard_index import ShardError, index_path, open_shards
 from pixel_llm.structures import Batch
+from pixel_llm.trainer_cli import missing_data
 from tests.datamodules.shards import copy_of
 from tests.datamodules.test_base import on_rank
 from tests.datamodules.web import Web, served
@@ -187,3 +188,8 @@ def test_a_full_disk_is_named_at_once(web: Web, cache: Path, monkeypatch: pytest
     monkeypatch.setattr(RemoteShard, "_get", full)
     with pytest.raises(ShardError, match=f"^no space left in {cache} for http.*tar: set PIXEL_LLM_CACHE to a larger"):
         shard.fetch()
+
+
+def test_the_command_line_does_not_take_addresses_for_missing_folders(tmp_path: Path) -> None:
+    data = {"train_shards": ["s3://bucket/narratives", str(tmp_path), str(tmp_path / "none")]}
+    assert list(missing_data(data, ["train"])) == [f"no folder of shards at {tmp_path / 'none'}"]
