@@ -223,7 +223,8 @@ def _is_whole(folder: Path, shard: FinishedShard) -> bool:
     if not shard.entry.samples:
         return True
     try:
-        return load_index(folder / shard.entry.file).tar_bytes == shard.entry.bytes
+        index = load_index(folder / shard.entry.file)
+        return (index.tar_bytes, len(index)) == (shard.entry.bytes, shard.entry.samples)
     except ShardError:
         return False
 

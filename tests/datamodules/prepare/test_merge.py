@@ -141,6 +141,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda out: os.truncate(out / "shard-00002.tar", 600),
         "shard-00002.tar is not the shard that part 0 of 2 made: run its command again to mend it",
     ),
+    "another shard": (
+        lambda out: [of(out / "shard-00001.tar").replace(of(out / "shard-00000.tar")) for of in (Path, index_path)],
+        "shard-00000.tar is not the shard that part 0 of 2 made",
+    ),
     "lost shard": (lambda out: (out / "shard-00004.tar").unlink(), "shard-00004.tar is not the shard that part 0 of 2"),
     "double key": (renumbered, "shard-00000.tar and shard-00002.tar both have the key 'mscoco_train2017_0'"),
 }  # fmt: skip
