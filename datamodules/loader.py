@@ -11,6 +11,7 @@ order stays a function of the plan and the data.
 import json
 import logging
 import os
+import signal
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -171,7 +172,9 @@ class PlannedLoader:
         self.source.epoch, self.source.start = self.epoch, self.consumed
         pipeline = wds.DataPipeline(self.source, *self.stages)
         workers = min(self.num_workers, len(self) - self.consumed)
-        loader = wds.WebLoader(pipeline, batch_size=None, num_workers=workers, pin_memory=self.pin_memory)
+        loader = wds.WebLoader(
+            pipeline, batch_size=None, num_workers=workers, pin_memory=self.pin_memory, worker_init_fn=_leave_signals
+        )
         for batch in loader:
             self.consumed += 1
             if batch.skipped and not self._named:
@@ -224,6 +227,12 @@ def _make_samples(
             record = source.record(record["__place__"][1], len(skipped))
         sample.skipped = skipped
         yield sample
+
+
+def _leave_signals(worker: int) -> None:
+    """A scheduler and Ctrl-C signal all processes of a job; what to do is the training process's business."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _make_sample(make: Sequence[MakeSample], names: Sequence[str], seed: int, record: Record) -> Sample:

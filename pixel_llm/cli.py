@@ -17,6 +17,8 @@ _OWN_VERBS = {
     "refer": "find what a sentence means in a photo: its box and its mask",
     "describe": "say what is in boxes of a photo, or where clicks are",
     "dense": "find the objects of a photo and say what each is",
+    "inspect": "what a checkpoint is of, and its parts",
+    "export": "a checkpoint -> a folder with safetensors, configuration and tokenizer",
     "score": "figures of predictions in a file, from any system",
     "replay": "repeat the training step that a run stopped at, and say where it goes wrong",
 }
@@ -45,6 +47,10 @@ def main() -> int:
         return prepare(arguments[1:])
     if verb in ("caption", "refer", "describe", "dense"):
         return guarded(lambda: _ask_about_photo(verb, arguments[1:]))
+    if verb in ("inspect", "export"):
+        from pixel_llm import checkpoint_commands
+
+        return guarded(lambda: getattr(checkpoint_commands, verb)(arguments[1:]))
     if verb == "score":
         from pixel_llm.score import main as score
 

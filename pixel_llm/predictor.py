@@ -24,7 +24,7 @@ from pixel_llm.tasks.joint import JointTraining
 from pixel_llm.tasks.referring_localization import ReferringLocalization
 from pixel_llm.tasks.region_captions import RegionTask
 from pixel_llm.tasks.words import predictions
-from pixel_llm.weights.checkpoint import find_checkpoint, read_checkpoint
+from pixel_llm.weights.checkpoint import find_checkpoint, read_checkpoint, tokenizer_of
 from pixel_llm.weights.tensors import load_tensors
 
 AnyTask = TypeVar("AnyTask", bound=Task)
@@ -47,10 +47,7 @@ class Predictor:
         content = read_checkpoint(self.path)
         config = yaml.safe_load(content["config"])
         self.task = build_task(config["model"])
-        tokenizer = next((v["tokenizer"] for v in content.values() if isinstance(v, dict) and "tokenizer" in v), None)
-        if tokenizer is None:
-            raise ValueError(f"{self.path}: holds no tokenizer")
-        self.tokenizer = Tokenizer.from_json(tokenizer)
+        self.tokenizer = Tokenizer.from_json(tokenizer_of(content, self.path))
         self._sources = _data_settings(config["data"])
         self.data: dict[str, Any] = next(iter(self._sources.values()))
         load_tensors(self.task, content["state_dict"], str(self.path))

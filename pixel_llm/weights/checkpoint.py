@@ -5,13 +5,14 @@ from typing import Any
 
 import torch
 
+from pixel_llm.weights.exported import WEIGHTS, read_exported
 from pixel_llm.weights.frozen import join_frozen
 from pixel_llm.weights.shards import read_shares
 
 
 def find_checkpoint(path: Path) -> Path:
     """The file itself, or the newest `last.ckpt` below a folder; FileNotFoundError where there is none."""
-    if path.is_file() or (path / "rank_00000.pt").is_file():
+    if path.is_file() or any((path / name).is_file() for name in ("rank_00000.pt", WEIGHTS)):
         return path
     found = sorted(path.rglob("last.ckpt"), key=lambda file: file.stat().st_mtime)
     if not found:
@@ -20,12 +21,13 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint of ours, a file or a folder of shares, with its frozen weights; nothing is executed.
+    """The content of a checkpoint of ours, a file or a folder of shares or of an export, with its frozen weights.
 
-    Its tensors are mapped from the file, not copied. Raises ValueError for another file, and what `join_frozen` raises.
+    Nothing is executed. Its tensors are mapped from the file, not copied. Raises ValueError for another file, and what
+    `join_frozen` raises.
     """
     if path.is_dir():
-        return read_shares(path)
+        return read_exported(path) if (path / WEIGHTS).is_file() else read_shares(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception:  # many kinds, all of them meaning this
@@ -34,3 +36,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not a checkpoint of pixel_llm (no configuration inside)")
     join_frozen(content, path)
     return content
+
+
+def tokenizer_of(content: dict[str, Any], path: Path) -> str:
+    """The tokenizer that a checkpoint carries, as json; ValueError where it has none."""
+    for value in content.values():
+        if isinstance(value, dict) and "tokenizer" in value:
+            return value["tokenizer"]
+    raise ValueError(f"{path}: holds no tokenizer")

@@ -1,7 +1,8 @@
 """Frozen weights, which never change in a run: written once beside its checkpoints, which say which ones they need.
 
 A checkpoint of ours has an entry "frozen": `names` of the frozen parameters when it is handed over, which become
-`sha256` and `aliases` (other names of one tensor) in the file. The file beside it is `frozen-SHA.safetensors`.
+`sha256` and `aliases` (other names of one tensor) in the file, and all three when it has been read. The weights are in
+`frozen-SHA.safetensors` beside it.
 """
 
 import hashlib
@@ -29,7 +30,8 @@ def split_frozen(checkpoint: dict[str, Any], folder: Path, known: dict[tuple[str
         return
     states = [checkpoint[key] for key in STATES if key in checkpoint]
     if names not in known:
-        known[names] = _describe({name: states[0][name] for name in names})
+        own, aliases = distinct({name: states[0][name] for name in names})
+        known[names] = {"sha256": fingerprint(own), "aliases": aliases}
     entry = known[names]
     file = frozen_file(folder, entry["sha256"])
     if not file.exists():
@@ -49,7 +51,7 @@ def join_frozen(checkpoint: dict[str, Any], path: Path) -> None:
 
     Raises FileNotFoundError and ValueError with one line where they are missing, damaged or others.
     """
-    entry = checkpoint.pop("frozen", None)
+    entry = checkpoint.get("frozen")
     if entry is None or "sha256" not in entry:  # written by a trainer of its own, all in one
         return
     file = frozen_file(path.parent, entry["sha256"])
@@ -62,6 +64,7 @@ def join_frozen(checkpoint: dict[str, Any], path: Path) -> None:
     for key in STATES:
         if key in checkpoint:
             checkpoint[key] |= tensors
+    checkpoint["frozen"] = entry | {"names": list(tensors)}
 
 
 def frozen_file(folder: Path, sha256: str) -> Path:
@@ -78,12 +81,14 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _describe(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def distinct(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Each tensor under the first of its names, and the first name for each of the others."""
     first: dict[tuple[int, tuple[int, ...]], str] = {}
-    aliases = {}
+    own, aliases = {}, {}
     for name, value in tensors.items():
-        kept = first.setdefault((value.data_ptr(), tuple(value.shape)), name)
-        if kept != name:
+        kept = first.setdefault((value.data_ptr(), tuple(value.shape)), name) if value.numel() else name
+        if kept == name:
+            own[name] = value
+        else:
             aliases[name] = kept
-    own = {name: value for name, value in tensors.items() if name not in aliases}
-    return {"sha256": fingerprint(own), "aliases": aliases}
+    return own, aliases

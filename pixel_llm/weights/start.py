@@ -48,7 +48,7 @@ class StartingWeights:
         model = cast(PixelLLM, core)
         for name in ("core", "visual", "sam"):
             path = getattr(self, name)
-            if path and not Path(path).is_file():
+            if path and not Path(path).exists():
                 raise FileNotFoundError(f"{path}: no such file; it is the starting weights' {name!r}")
         if self.core:
             load_parts(self.core, {"core.": model}, absent=["mask_head.", "proposal_head."])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from pixel_llm.weights.checkpoint import read_checkpoint
 from pixel_llm.weights.frozen import join_frozen
 from pixel_llm.weights.tensor_files import read_pytorch, read_safetensors
 
@@ -18,6 +19,8 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
     a file that is neither.
     """
     path = Path(path)
+    if path.is_dir():
+        return dict(read_checkpoint(path)["state_dict"])
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     content = read_safetensors(path) if path.suffix == ".safetensors" else read_pytorch(path)
