@@ -18,6 +18,7 @@ from callbacks.preemption import Preemption, Stopped
 from callbacks.run_lock import RunLock
 from callbacks.skipped_records import SkippedRecords
 from callbacks.step_seed import StepSeed
+from datamodules.features import advice
 from datamodules.remote import is_address
 from pixel_llm.checkpoint_io import CheckpointFiles
 from pixel_llm.messages import one_line
@@ -128,11 +129,14 @@ class PixelLLMCLI(LightningCLI):
 _SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
 
 
-def missing_data(section: Any, splits: Sequence[str]) -> Iterator[str]:
-    """What a data section names and this machine does not have: tokenizers, and folders of shards of these splits."""
+def missing_data(section: Any, splits: Sequence[str], features: bool = True) -> Iterator[str]:
+    """What a data section names and this machine does not have: tokenizers, and folders of shards of these splits.
+
+    features: folders of features, too.
+    """
     if isinstance(section, list):
         for part in section:
-            yield from missing_data(part, splits)
+            yield from missing_data(part, splits, features)
     if not isinstance(section, dict):
         return
     for key, value in section.items():
@@ -141,8 +145,10 @@ def missing_data(section: Any, splits: Sequence[str]) -> Iterator[str]:
         elif key in {f"{split}_shards" for split in splits} and isinstance(value, list):
             here = [folder for folder in value if not is_address(folder)]
             yield from (f"no folder of shards at {folder}" for folder in here if not Path(folder).is_dir())
+        elif key == "features" and isinstance(value, str) and features and not Path(value).is_dir():
+            yield f"no features in {value}: {advice(Path(value))}"
         else:
-            yield from missing_data(value, splits)
+            yield from missing_data(value, splits, features)
 
 
 def silence() -> None:

@@ -14,6 +14,7 @@ from pixel_llm.losses import caption_loss
 from pixel_llm.sharding import gather, shard
 from pixel_llm.structures import Batch, ImageFeatures, Prompts
 from pixel_llm.tasks.optimizer import AdamWSchedule
+from pixel_llm.weights.frozen_encoder import encoder_fingerprint, frozen_encoder
 from pixel_llm.weights.start import StartingWeights
 from pixel_llm.weights.tensors import check_fit
 
@@ -32,6 +33,7 @@ class Task(L.LightningModule):
         self.optimizer = optimizer
         self.weights = weights
         self._tokenizer: Any = None
+        self._features_checked = False
         self._whole: tuple[Task, str] | None = None
 
     def take_part(self, whole: "Task", name: str) -> None:
@@ -59,8 +61,12 @@ class Task(L.LightningModule):
         if self.device_mesh is not None:
             shard(self, self.core, self.device_mesh["data_parallel"])
 
+    def on_train_start(self) -> None:
+        self.check_features()
+
     def on_validation_start(self) -> None:
         gather(self.core, whole=True)
+        self.check_features()
 
     def on_validation_end(self) -> None:
         gather(self.core, whole=False)
@@ -82,6 +88,19 @@ class Task(L.LightningModule):
             raise ValueError(f"{self.trainer.ckpt_path}: a checkpoint of {theirs}, not of {own}")
         if "state_dict" in checkpoint:  # a sharded one is loaded piece by piece
             check_fit(self, checkpoint["state_dict"], str(self.trainer.ckpt_path))
+
+    def check_features(self) -> None:
+        """ValueError with one line where the data bring features of other encoders than this model's.
+
+        It comes after a checkpoint has been restored, and once: the encoders are frozen.
+        """
+        caches = getattr(getattr(self.trainer, "datamodule", None), "feature_caches", [])
+        for cache in [] if self._features_checked else caches:
+            encoder = frozen_encoder(self.core, cache.producer.name)
+            if (found := encoder_fingerprint(encoder)) != cache.producer.weights:
+                name, theirs = cache.producer.name, cache.producer.weights
+                raise ValueError(f"{cache.folder}: features of a {name} with other weights ({theirs}, here {found})")
+        self._features_checked = True
 
     def training_step(self, batch: Batch, batch_idx: int) -> Any:
         return self.loss(batch, "train")
@@ -128,7 +147,7 @@ class PixelLLMTask(Task):
 
     def encode(self, batch: Batch) -> ImageFeatures:
         """The images of a batch, encoded once for all that is asked about them."""
-        return self.core.encode_images(batch.images, batch.sizes)
+        return self.core.encode_images(batch.images, batch.sizes, batch.features.get("sam_encoder"))
 
     def words_loss(
         self, features: ImageFeatures, prompts: Prompts, tokens: torch.Tensor, smoothing: float

@@ -1,0 +1,98 @@
+"""`pixel-llm prepare features`: what the frozen image encoder makes of a configuration's images, computed once."""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datamodules.base import ShardDataModule
+from datamodules.features import Producer
+from datamodules.mixture import MixtureDataModule
+from datamodules.prepare.command import OneLineParser, progress_bar
+from datamodules.prepare.features import Pictures, write_features
+from pixel_llm.core.image_encoder import ImageEncoder
+from pixel_llm.tasks.base import Task
+from pixel_llm.trainer_cli import PixelLLMCLI, missing_data, silence
+from pixel_llm.weights.frozen_encoder import encoder_fingerprint, frozen_encoder
+
+ENCODER = "sam_encoder"
+SPLITS = ("train", "val", "test")
+
+
+class ConfiguredParts(PixelLLMCLI):
+    """Model and data of a training configuration, without its trainer."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+            super().__init__(args=list(arguments), run=False)
+
+    def before_instantiate_classes(self) -> None:
+        data = self.config.as_dict().get("data") or {}
+        if missing := list(dict.fromkeys(missing_data(data, SPLITS, features=False))):
+            raise FileNotFoundError("; ".join(missing))
+
+    def instantiate_classes(self) -> None:
+        del self.config["trainer"]  # it is for the machines of the training
+        made = self.parser.instantiate_classes(self.config)
+        self.model, self.datamodule = made.model, made.data
+
+
+def main(arguments: Sequence[str]) -> None:
+    options, changes = _parser().parse_known_args(arguments)
+    if not 0 <= options.part < options.of:
+        raise ValueError(f"--part {options.part} --of {options.of}: the parts of N are 0 to N - 1")
+    silence()
+    parts = ConfiguredParts([*(f"--config={file}" for file in options.config), *changes])
+    task, data = parts.model, parts.datamodule
+    if not isinstance(data, ShardDataModule | MixtureDataModule) or not isinstance(task, Task):
+        raise ValueError("--config: not a training on images")
+    sources: list[ShardDataModule] = getattr(data, "sources", [data])
+    for source in sources:
+        source.check_fixed_view()
+    encoder = frozen_encoder(task.core, ENCODER)
+    if task.weights is not None:
+        task.weights.load(task.core)
+    shards = {shard.address: shard for source in sources for split in SPLITS for shard in source.shards(split)}
+    pictures = Pictures.of(list(shards.values()), data.image_size)
+    _write(encoder, pictures, options, batch_size=data.batch_size, workers=data.num_workers)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="pixel-llm prepare features",
+        description="What the frozen image encoder makes of the images of a training configuration, computed once. "
+        "Further options change the configuration as those of `lightning fit` do.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="append", required=True, metavar="FILE", help="of a training; repeatable")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of features to add to")
+    parser.add_argument("--part", type=int, default=0, metavar="I", help="encode only part I of --of, from 0 to N - 1")
+    parser.add_argument("--of", type=int, default=1, metavar="N", help="number of parts; they may run at once")
+    return parser
+
+
+def _write(encoder: ImageEncoder, pictures: Pictures, options: argparse.Namespace, **loading: int) -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    encoder.eval().to(device)
+
+    @torch.no_grad()
+    def encode(images: Tensor, sizes: Tensor) -> Tensor:
+        return encoder(images.to(device), sizes.to(device))
+
+    side = pictures.canvas
+    shape = encode(torch.zeros(1, 3, side, side), torch.full((1, 2), side)).shape[1:]
+    producer = Producer(ENCODER, encoder_fingerprint(encoder), side, *shape)
+    with progress_bar() as bar:
+
+        def track(items: Iterable[Any], total: int, description: str) -> Iterable[Any]:
+            return bar.track(items, total=total, description=description)
+
+        share = {"part": options.part, "parts": options.of}
+        report = write_features(pictures, options.out, producer, encode, **share, **loading, track=track)
+    sys.stdout.write("\n".join([*report.lines(), f"features in {options.out}"]) + "\n")
