@@ -41,6 +41,10 @@ def main() -> int:
     verb = arguments[0] if arguments else "--help"
     if verb in _TRAINER_VERBS:
         return _trainer()
+    if verb == "prepare" and arguments[1:2] == ["features"]:  # the one that needs a model
+        from pixel_llm.features_command import main as prepare_features
+
+        return guarded(lambda: prepare_features(arguments[2:]))
     if verb == "prepare":
         from datamodules.prepare.command import main as prepare
 
