@@ -21,6 +21,7 @@ _OWN_VERBS = {
     "export": "a checkpoint -> a folder with safetensors, configuration and tokenizer",
     "score": "figures of predictions in a file, from any system",
     "replay": "repeat the training step that a run stopped at, and say where it goes wrong",
+    "plan": "memory, time and cost of a configuration's training on so many GPUs",
 }
 
 
@@ -63,6 +64,10 @@ def main() -> int:
         from pixel_llm.replay import main as replay
 
         return guarded(lambda: replay(arguments[1:]))
+    if verb == "plan":
+        from pixel_llm.planning.command import main as plan
+
+        return guarded(lambda: plan(arguments[1:]))
     if verb == "--version":
         sys.stdout.write(f"pixel-llm {version('pixel-llm')}, lightning {version('lightning')}\n")
         return 0
