@@ -1,10 +1,11 @@
 """Memory of a GPU, time of a step and cost of a stage, by plain arithmetic from what a step costs and stated rates."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+
+from pixel_llm.sharding import blocks
 
 _ADAM_STATES = 2  # of each trained weight, in its precision
 
@@ -63,18 +64,13 @@ def weights_of(core: nn.Module) -> Weights:
         return sum(v.numel() * v.element_size() for v in values)
 
     everything = set(core.parameters())
-    blocks = [set(block.parameters()) for block in _blocks(core)]
+    groups = [set(block.parameters()) for block in blocks(core)]
     return Weights(
         all=size(everything),
         trained=size({v for v in everything if v.requires_grad}),
-        block=max(map(size, blocks), default=0),
-        around=size(everything.difference(*blocks)),
+        block=max(map(size, groups), default=0),
+        around=size(everything.difference(*groups)),
     )
-
-
-def _blocks(module: nn.Module) -> Iterator[nn.Module]:
-    for child in module.children():
-        yield from child if isinstance(child, nn.ModuleList) else _blocks(child)
 
 
 @dataclass(frozen=True)
