@@ -43,7 +43,7 @@ class Throughput(L.Callback):
     def _reset(self) -> None:
         self._since = self._waiting_since = time.perf_counter()
         self._first_step: int | None = None
-        self._waited, self._images, self._tokens, self._batches, self._operations = 0.0, 0, 0, 0, 0
+        self._waited, self._images, self._tokens, self._batches, self._operations, self._skipped = 0.0, 0, 0, 0, 0, 0
         self._losses: dict[str, list[Tensor]] = defaultdict(list)
 
     def on_train_batch_start(
@@ -60,6 +60,7 @@ class Throughput(L.Callback):
         self._operations += self._flops.stop(batch)
         self._images += len(batch.keys)
         self._tokens += batch.targets.tokens.numel() if batch.targets is not None else 0
+        self._skipped += len(batch.skipped)
         self._batches += 1
         loss = outputs["loss"] * trainer.accumulate_grad_batches  # Lightning has divided it
         self._losses["+".join(sorted(set(batch.sources)))].append(loss)
@@ -98,7 +99,8 @@ class Throughput(L.Callback):
             loss = torch.stack([value for values in self._losses.values() for value in values]).mean().item()
             steps = trainer.global_step - (self._first_step or 0)
             left = (trainer.estimated_stepping_batches - trainer.global_step) * seconds / steps if steps else None
-            _say(trainer, _line(trainer, loss, speed, left))
+            skipped = f", {self._skipped} records skipped" if self._skipped else ""
+            _say(trainer, _line(trainer, loss, speed, left) + skipped)
 
     def _log_sources(self, trainer: L.Trainer, pl_module: L.LightningModule, losses: dict[str, Tensor]) -> None:
         self._sources |= losses.keys()

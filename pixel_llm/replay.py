@@ -87,13 +87,13 @@ def repeat(task: Task, batch: Batch, precision: str = "32") -> Iterator[str]:
         loss = task.training_step(batch, 0)
     yield f"loss: {loss.item():.6g} ({', '.join(f'{name} {value.item():.6g}' for name, value in terms.items())})"
     yield f"first module with an output that is not finite: {modules[0] if modules else 'none'}"
-    yield f"backward: {_backward(loss)}"
+    unusual = _backward(loss)
+    if unusual:
+        yield f"backward: {unusual}"
+        return
     gradients = [(name, p.grad) for name, p in task.named_parameters() if p.grad is not None]
     bad = [name for name, gradient in gradients if not gradient.isfinite().all()]
-    if bad:
-        yield f"gradients that are not finite: {len(bad)} of {len(gradients)}, such as {bad[0]}"
-    else:
-        yield f"gradients: all {len(gradients)} are finite"
+    yield f"gradients that are not finite: {len(bad)} of {len(gradients)}{f', such as {bad[0]}' if bad else ''}"
 
 
 def _tensors(batch: Batch) -> list[tuple[str, Tensor]]:
@@ -125,8 +125,8 @@ def _finite(values: Any) -> bool:
     return all(bool(leaf.isfinite().all()) for leaf in leaves)
 
 
-def _backward(loss: Tensor) -> str:
-    """What anomaly detection says of the backward pass."""
+def _backward(loss: Tensor) -> str | None:
+    """What anomaly detection has to say against the backward pass."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it is slow, and meant to be
@@ -134,7 +134,7 @@ def _backward(loss: Tensor) -> str:
                 loss.backward()
     except RuntimeError as error:
         return str(error).splitlines()[0]
-    return "nothing unusual"
+    return None
 
 
 def _autocast(device: torch.device, precision: str) -> torch.autocast:

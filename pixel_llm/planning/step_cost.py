@@ -102,11 +102,13 @@ class Empty(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         device = kwargs.get("device")
-        made_there = isinstance(device, torch.device) and device.type == "cuda"
-        if not made_there and not any(isinstance(leaf, FakeTensor) for leaf in tree_leaves((args, kwargs))):
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        empty = sum(isinstance(tensor, FakeTensor) for tensor in tensors)
+        if not empty and not (isinstance(device, torch.device) and device.type == "cuda"):
             with unset_fake_temporarily():
                 return func(*args, **kwargs)
-        args, kwargs = tree_map_only(Tensor, self.of, (args, kwargs))
+        if empty < len(tensors):
+            args, kwargs = tree_map_only(Tensor, self.of, (args, kwargs))
         if func is aten.index.Tensor:
             args = (args[0], _all_places(args[1]))
         out = func(*args, **kwargs)

@@ -125,7 +125,7 @@ def test_the_loss_of_a_step_is_repeated(toy: Path, tmp_path: Path, capsys: pytes
     said = capsys.readouterr().out
     assert f"loss: {one.values[0]:.6g} (" in said
     assert "first module with an output that is not finite: none" in said
-    assert "backward: nothing unusual" in said
+    assert "gradients that are not finite: 0 of " in said
 
 
 def test_all_batches_of_an_accumulated_gradient_are_kept(toy: Path, tmp_path: Path) -> None:
