@@ -82,7 +82,7 @@ class Empty(TorchDispatchMode):
         super().__init__()
         self._fake = FakeTensorMode()
         self.forward = self.backward = 0
-        self.weight_copies: set[int] = set()
+        self.weight_copies: dict[int, torch.UntypedStorage] = {}  # held, so that no other gets the same address
 
     def of(self, tensor: Tensor) -> Tensor:
         """A tensor of the same shape and strides without content, on a GPU."""
@@ -113,7 +113,8 @@ class Empty(TorchDispatchMode):
             args = (args[0], _all_places(args[1]))
         out = func(*args, **kwargs)
         if func is aten._to_copy.default and isinstance(args[0], nn.Parameter):
-            self.weight_copies.add(out.untyped_storage()._cdata)
+            storage = out.untyped_storage()
+            self.weight_copies[storage._cdata] = storage
         self._count(func.overloadpacket, args, kwargs, out)
         return out
 
