@@ -29,15 +29,16 @@ def split_frozen(checkpoint: dict[str, Any], folder: Path, known: dict[tuple[str
     if not names:
         return
     states = [checkpoint[key] for key in STATES if key in checkpoint]
+    exact = states[-1]  # averaging a number with itself rounds it
     if names not in known:
-        own, aliases = distinct({name: states[0][name] for name in names})
+        own, aliases = distinct({name: exact[name] for name in names})
         known[names] = {"sha256": fingerprint(own), "aliases": aliases}
     entry = known[names]
     file = frozen_file(folder, entry["sha256"])
     if not file.exists():
         from safetensors.torch import save_file
 
-        own = {name: states[0][name].detach().cpu().contiguous() for name in names if name not in entry["aliases"]}
+        own = {name: exact[name].detach().cpu().contiguous() for name in names if name not in entry["aliases"]}
         with whole_file(file) as part:
             save_file(own, part)
     for state in states:

@@ -36,9 +36,13 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
 def test_averaged_weights_get_their_frozen_ones_too(tmp_path: Path) -> None:
     content = checkpoint()
     content["current_model_state"] = dict(content["state_dict"])
+    content["state_dict"] = {n: v + 1 if n == "free" else v * 1.0001 for n, v in content["state_dict"].items()}
     CheckpointFiles().save_checkpoint(content, tmp_path / "last.ckpt")
     read = read_checkpoint(tmp_path / "last.ckpt")
-    assert read["current_model_state"].keys() == read["state_dict"].keys() == checkpoint()["state_dict"].keys()
+    for key, free in (("current_model_state", 0.0), ("state_dict", 1.0)):
+        wanted = checkpoint()["state_dict"] | {"free": torch.full((2,), free)}
+        assert read[key].keys() == wanted.keys()
+        assert all(torch.equal(read[key][name], value) for name, value in wanted.items())
 
 
 def test_missing_or_other_frozen_weights_are_named(tmp_path: Path) -> None:
