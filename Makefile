@@ -9,7 +9,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-fast lint parity parity-metrics results ablations benchmarks clean
+.PHONY: help setup demo test test-fast lint parity parity-metrics results ablations torture cluster-rehearsal benchmarks clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F '\t' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -98,8 +98,15 @@ results: runs/toy/pretrain_attributes/.done runs/toy/pretrain_language_model/.do
 ablations: runs/toy/pretrain_attributes/.done runs/toy/pretrain_language_model/.done  ## the paper's Tables 4 and 5 on the toy world -> docs/ablations.md (80 minutes on two cores)
 	python -m benchmarks.ablations
 
+torture: toy/tokenizer/tokenizer.json  ## kill a training sixty times and compare it with one left alone -> docs/torture.md (20 minutes)
+	python -m benchmarks.torture
+
+cluster-rehearsal: runs/toy/pretrain_attributes/.done runs/toy/pretrain_language_model/.done  ## the SLURM batch script on this machine: DDP and FSDP, preempted and gone on
+	python slurm/rehearsal.py configs/trace/toy.yaml --data.init_args.batch_size 4 --trainer.max_steps 12 \
+	  --trainer.limit_val_batches 0
+
 benchmarks: $(INSTALLED)  ## measure speed and memory -> docs/benchmarks.md
 	python -m benchmarks
 
 clean:  ## delete the toy world and all runs on it
-	rm -rf toy runs/toy runs/results runs/ablations
+	rm -rf toy runs/toy runs/results runs/ablations runs/torture runs/rehearsal
