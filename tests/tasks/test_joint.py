@@ -16,6 +16,7 @@ from callbacks.trace_pictures import TracePictures
 from datamodules.base import ShardDataModule
 from datamodules.image_captions import ImageCaptionDataModule
 from datamodules.mixture import MixtureDataModule
+from pixel_llm.checkpoint_io import CheckpointFiles
 from pixel_llm.core.pixel_llm import PixelLLM
 from pixel_llm.core.proposal_head import ProposalHead
 from pixel_llm.predictor import Predictor
@@ -220,9 +221,10 @@ def evaluated(predictor: Predictor, data: ShardDataModule, folder: Path) -> list
 def test_its_checkpoint_is_tested_by_each_task_but_not_trained_on(toy: Path, tmp_path: Path, joint_run: Path) -> None:
     task = DenseCaptioning(Predictor(joint_run / "run").task.core, tiny_optimizer())  # type: ignore[arg-type]
     checkpoint = joint_run / "run/checkpoints/last.ckpt"
-    tiny_trainer(tmp_path, 1).test(task, toy_regions(toy), ckpt_path=checkpoint, verbose=False)
+    files: dict[str, Any] = {"plugins": [CheckpointFiles()]}
+    tiny_trainer(tmp_path, 1, **files).test(task, toy_regions(toy), ckpt_path=checkpoint, verbose=False)
     with pytest.raises(ValueError, match="a checkpoint of JointTraining, not of DenseCaptioning"):
-        fit(task, toy_regions(toy), tmp_path, 3, ckpt_path=checkpoint)
+        fit(task, toy_regions(toy), tmp_path, 3, ckpt_path=checkpoint, **files)
 
 
 class Record(L.Callback):
