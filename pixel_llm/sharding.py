@@ -28,7 +28,8 @@ from torch.optim import Optimizer
 from pixel_llm.weights.shards import write_share
 from pixel_llm.weights.tensors import check_fit
 
-# what is called of a PixelLLM besides forward, and of a language model that is trained alone
+# What is called of a PixelLLM besides forward, and of a language model that is trained alone. They must not call each
+# other: the end of an inner one would share the weights out under the outer one.
 _ENTRIES = ("encode_images", "extract", "locate", "segment", "generate", "encode_prefix", "hidden_states", "logits")
 
 _STACKS = ("sam_encoder", "tuned_encoder", "language_model")

@@ -26,6 +26,13 @@ HERE = Path(__file__).resolve().parent
 JOB, PATIENCE = "4711", 600
 CPU = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.enable_progress_bar", "false"]
 
+OFTEN = """\
+trainer:
+  callbacks:
+  - class_path: callbacks.last_checkpoint.LastCheckpoint
+    init_args: {every_n_train_steps: 1}
+"""
+
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -36,7 +43,10 @@ def main(arguments: Sequence[str]) -> int:
     options, more = parser.parse_known_args(arguments)
     shutil.rmtree(options.runs, ignore_errors=True)
     batch = yaml.safe_load(options.experiment.read_text())["data"]["init_args"]["batch_size"]
-    alone = options.runs / "alone"
+    alone, often = options.runs / "alone", options.runs / "often.yaml"
+    options.runs.mkdir(parents=True)
+    often.write_text(OFTEN)
+    more = ["--config", str(often), *more]
     whole = f"--data.init_args.batch_size={batch * options.processes}"
     command = [sys.executable, "-m", "pixel_llm", "fit", "--config", str(options.experiment), *CPU, whole, *more]
     subprocess.run([*command, saved(alone)], check=True, env=one_thread())

@@ -24,7 +24,7 @@ def over(name: str) -> list[object]:
 
 @pytest.fixture(scope="module")
 def config(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six steps with LoRA and a validation at the end; a checkpoint every second step, all of them kept."""
+    """Six steps with LoRA and two validations; a checkpoint every second step, all of them kept."""
     folder = tmp_path_factory.mktemp("sharding")
     made = tiny_config(toy, folder / "run", steps=6)
     lora = {"dropout": 0.0, "trainable": "lora", "lora_rank": 2}
@@ -33,7 +33,9 @@ def config(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     language_model = core["language_model"]
     core["language_model"] = {**language_model, "init_args": language_model["init_args"] | lora}
     made["data"]["init_args"]["batch_size"] = 2
-    made["trainer"] |= {"limit_val_batches": 1, "gradient_clip_val": 1.0}
+    made["trainer"] |= {"limit_val_batches": 1, "gradient_clip_val": 1.0, "val_check_interval": 3}
+    pictures = {"class_path": "callbacks.trace_pictures.TracePictures", "init_args": {"every_n_steps": 2}}
+    made["trainer"]["callbacks"].append(pictures)  # which the first process draws while the other one goes on
     made["trainer"]["callbacks"][0]["init_args"] = {"every_n_train_steps": 2, "keep": 3}
     return write_config(folder / "config.yaml", made)
 

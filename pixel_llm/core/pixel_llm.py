@@ -91,7 +91,7 @@ class PixelLLM(nn.Module):
 
     def extract(self, features: ImageFeatures, prompts: Prompts) -> Tensor:
         """Prompt features float[P, Q, D]: what each prompt asks about, drawn out of its image."""
-        return self.prompt_feature_extractor.extract(features, prompts, self.prompt_encoder)
+        return self._extract(features, prompts)
 
     def forward(self, features: ImageFeatures, prompts: Prompts, tokens: Tensor) -> TokenOutputs:
         """Teacher forcing on tokens int[P, T]."""
@@ -136,13 +136,16 @@ class PixelLLM(nn.Module):
     def _read_prompts(self, features: ImageFeatures, prompts: Prompts) -> Prefix:
         """The language model's prefix; a region that several prompts ask about is drawn from its image once."""
         if prompts.points is not None:
-            return self.language_model.encode_prefix(self.extract(features, prompts), prompts.context)
+            return self.language_model.encode_prefix(self._extract(features, prompts), prompts.context)
         regions = torch.cat([prompts.image_index[:, None].to(prompts.boxes), prompts.boxes], dim=1)
         regions, rows = regions.unique(dim=0, return_inverse=True)
-        visual = self.extract(features, Prompts(regions[:, 0].long(), regions[:, 1:]))
+        visual = self._extract(features, Prompts(regions[:, 0].long(), regions[:, 1:]))
         if prompts.context is None:
             return self.language_model.encode_prefix(visual, None).select(rows)
         return self.language_model.encode_prefix(visual[rows], prompts.context)
+
+    def _extract(self, features: ImageFeatures, prompts: Prompts) -> Tensor:
+        return self.prompt_feature_extractor.extract(features, prompts, self.prompt_encoder)
 
     def _locations(self, hidden: Tensor) -> Tensor:
         """float[P, T, D], row t after reading token t -> float[P, T, 2, 2], row t belonging to token t."""
