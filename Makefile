@@ -102,8 +102,7 @@ torture: toy/tokenizer/tokenizer.json  ## kill a training sixty times and compar
 	python -m benchmarks.torture
 
 cluster-rehearsal: runs/toy/pretrain_attributes/.done runs/toy/pretrain_language_model/.done  ## the SLURM batch script on this machine: DDP and FSDP, preempted and gone on
-	python slurm/rehearsal.py configs/trace/toy.yaml --data.init_args.batch_size 4 --trainer.max_steps 12 \
-	  --trainer.limit_val_batches 0
+	python slurm/rehearsal.py configs/trace/toy.yaml --trainer.max_steps 12 --trainer.limit_val_batches 0
 
 benchmarks: $(INSTALLED)  ## measure speed and memory -> docs/benchmarks.md
 	python -m benchmarks

@@ -1,6 +1,6 @@
 """Runs `fit.sbatch` on this machine under a scheduler that is made up: preempted, queued again, gone on from.
 
-    python slurm/rehearsal.py EXPERIMENT [--processes 2] [--strategies ddp fsdp] [-- ARGUMENTS OF THE TRAINING]
+    python slurm/rehearsal.py EXPERIMENT [--processes 2] [--batch-size 4] [--strategies ddp fsdp] [OTHER ARGUMENTS]
 
 For each strategy the job gets SIGUSR1 while it trains, must ask to be queued again, and is started once more; its
 weights at the end are compared with those of one process that was left alone. What is real: the batch script, the
@@ -17,8 +17,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-
-import yaml
 
 from pixel_llm.weights.checkpoint import read_checkpoint
 
@@ -38,22 +36,23 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", type=Path, help="a configuration")
     parser.add_argument("--processes", type=int, default=2, help="tasks of the job (%(default)s)")
+    parser.add_argument("--batch-size", type=int, default=4, help="images of each (%(default)s)")
     parser.add_argument("--strategies", nargs="+", default=["ddp", "fsdp"], choices=["ddp", "fsdp"])
     parser.add_argument("--runs", type=Path, default=Path("runs/rehearsal"), help="folder of its runs (%(default)s)")
     options, more = parser.parse_known_args(arguments)
     shutil.rmtree(options.runs, ignore_errors=True)
-    batch = yaml.safe_load(options.experiment.read_text())["data"]["init_args"]["batch_size"]
     alone, often = options.runs / "alone", options.runs / "often.yaml"
     options.runs.mkdir(parents=True)
     often.write_text(OFTEN)
     more = ["--config", str(often), *more]
-    whole = f"--data.init_args.batch_size={batch * options.processes}"
-    command = [sys.executable, "-m", "pixel_llm", "fit", "--config", str(options.experiment), *CPU, whole, *more]
+    share = f"--data.init_args.batch_size={options.batch_size}"
+    whole = f"--data.init_args.batch_size={options.batch_size * options.processes}"
+    command = [sys.executable, "-m", "pixel_llm", "fit", "--config", str(options.experiment), *CPU, *more, whole]
     subprocess.run([*command, saved(alone)], check=True, env=one_thread())
     worst = 0.0
     for strategy in options.strategies:
         run = options.runs / strategy
-        rehearse(strategy, options, run, [*more, saved(run)])
+        rehearse(strategy, options, run, [*more, share, saved(run)])
         difference = largest_difference(alone, run)
         worst = max(worst, difference)
         happened = f"{options.processes} processes, preempted and queued again"

@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[1]
 def test_a_preempted_job_is_queued_again_and_ends_as_one_process_would(toy: Path, tmp_path: Path) -> None:
     config = tiny_config(toy, tmp_path / "run", steps=40)
     config["model"]["init_args"]["core"]["init_args"]["language_model"]["init_args"]["dropout"] = 0.0
-    config["data"]["init_args"]["batch_size"] = 2
     file = write_config(tmp_path / "config.yaml", config)
-    command = [sys.executable, ROOT / "slurm/rehearsal.py", file, "--strategies", "fsdp", "--runs", tmp_path / "runs"]
+    options = ["--strategies", "fsdp", "--batch-size", "2", "--runs", tmp_path / "runs"]
+    command = [sys.executable, ROOT / "slurm/rehearsal.py", file, *options]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=tmp_path, env=_with_the_project(), timeout=500
     )
