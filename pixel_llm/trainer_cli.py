@@ -75,7 +75,7 @@ class PixelLLMCLI(LightningCLI):
 
     def instantiate_trainer(self, **settings: Any) -> L.Trainer:
         """Checkpoints are written by `CheckpointFiles`; in a SLURM job `Preemption` puts it back into the queue."""
-        plugins = self.config_init[self.subcommand]["trainer"].get("plugins") or []
+        plugins = self._get(self.config_init, "trainer", default={}).get("plugins") or []
         own: list[Any] = [CheckpointFiles()]
         if SLURMEnvironment.detect():
             own.append(SLURMEnvironment(auto_requeue=False))

@@ -18,6 +18,7 @@ from pixel_llm.trainer_cli import PixelLLMCLI
 CONFIGS = Path(__file__).parents[2] / "configs"
 FILES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
 TOKENIZERS = {name for path in FILES for name in re.findall(r"tokenizer: (\S+)", (CONFIGS / path).read_text())}
+STRATEGIES = [path for path in FILES if path.parts[0] == "trainer"]
 RUNS = [path for path in FILES if "model" in yaml.safe_load((CONFIGS / path).read_text())]
 
 
@@ -48,6 +49,23 @@ def test_a_run_can_be_built(path: Path, toy: Path, tmp_path: Path) -> None:
     assert set(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path not in RUNS], ids=str)
+@pytest.mark.parametrize("path", STRATEGIES, ids=str)
+def test_a_strategy_goes_over_a_run(path: Path, toy: Path, tmp_path: Path) -> None:
+    """All that this machine may lack is one device of the kind."""
+    shutil.copytree(toy / "tokenizer", tmp_path / "toy/tokenizer")
+    files = ["--config", str(CONFIGS / "trace/toy.yaml"), "--config", str(CONFIGS / path)]
+    with torch.device("meta"):
+        cli = PixelLLMCLI(run=False, args=[*files, "--trainer.accelerator=cpu", "--trainer.devices=1"])
+    assert cli.trainer.max_steps == 900
+    wanted = yaml.safe_load((CONFIGS / path).read_text())["trainer"]
+    assert cli.trainer.precision == wanted["precision"]
+    name = wanted.get("strategy", {}).get("class_path", "SingleDeviceStrategy").rpartition(".")[2]
+    assert type(cli.trainer.strategy).__name__ == name
+
+
+PIECES = [path for path in FILES if path not in RUNS and path not in STRATEGIES]
+
+
+@pytest.mark.parametrize("path", PIECES, ids=str)
 def test_a_piece_belongs_to_a_run(path: Path) -> None:
     assert any(path.name in (CONFIGS / other).read_text() for other in FILES if other != path)
