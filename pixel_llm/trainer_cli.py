@@ -58,7 +58,10 @@ class PixelLLMCLI(LightningCLI):
             parser_kwargs={"parser_mode": "omegaconf"},
             save_config_callback=SaveConfig,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"callbacks": [StepSeed(), NanGuard(), SkippedRecords(), RunLock(), Preemption()]},
+            trainer_defaults={
+                "callbacks": [StepSeed(), NanGuard(), SkippedRecords(), RunLock(), Preemption()],
+                "enable_progress_bar": sys.stdout.isatty(),  # a log file has the lines of `Throughput`
+            },
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
