@@ -105,7 +105,7 @@ def guarded(run: Callable[[], object]) -> int:
     PIXEL_LLM_DEBUG=1 keeps the traceback.
     """
     from datamodules.shard_index import ShardError
-    from pixel_llm.messages import lost_worker, one_line
+    from pixel_llm.messages import lost_process, one_line
 
     try:
         run()
@@ -113,7 +113,7 @@ def guarded(run: Callable[[], object]) -> int:
         sys.stderr.write("\ninterrupted\n")
         return 130
     except (ShardError, OSError, ValueError, RuntimeError) as error:
-        line = lost_worker(error) if isinstance(error, RuntimeError) else one_line(error)
+        line = lost_process(error) if isinstance(error, RuntimeError) else one_line(error)
         if line is None or os.environ.get("PIXEL_LLM_DEBUG"):
             raise
         sys.stderr.write(f"\nerror: {line}\n")

@@ -14,6 +14,10 @@ _CHAFF = (
 )
 
 
+# what gloo and NCCL say where the other side is gone
+_LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "remote process exited", "Broken pipe")
+
+
 def one_line(error: BaseException | str) -> str:
     """The message without line breaks and without what jsonargparse puts around the reason.
 
@@ -32,8 +36,13 @@ def one_line(error: BaseException | str) -> str:
     return " ".join(reasons or lines)
 
 
-def lost_worker(error: RuntimeError) -> str | None:
-    """What to do where torch says that a process of its DataLoader has died; None for any other error."""
+def lost_process(error: RuntimeError) -> str | None:
+    """What to do where torch says that a process of its DataLoader, or of this training, has died; None for another."""
+    if any(sign in str(error) for sign in _LOST_PEER):
+        return (
+            "another process of this training has died, and with it the run: its own last lines, or the "
+            "launcher's, say which one and why; --ckpt_path last goes on"
+        )
     if "DataLoader worker" not in str(error):
         return None
     said = one_line(error)

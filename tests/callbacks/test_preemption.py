@@ -73,6 +73,23 @@ def test_a_job_is_queued_again_under_its_number(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.slow
+def test_a_lost_process_ends_the_others_with_its_name(toy: Path, tmp_path: Path) -> None:
+    config = tiny_config(toy, tmp_path / "run", steps=2000)
+    config["trainer"] |= {"devices": 2, "strategy": "ddp"}
+    first = start("fit", "--config", write_config(tmp_path / "config.yaml", config))
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run/checkpoints/last.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (second,) = subprocess.run(["pgrep", "-P", str(first.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(second), signal.SIGKILL)
+    said = first.communicate(timeout=60)[1]
+    assert first.returncode
+    named = f"[rank: 1] Child process with PID {second} terminated with code -9" in said
+    assert named or "error: another process of this training has died" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
 def test_two_trainings_do_not_share_a_folder(toy: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path / "config.yaml", tiny_config(toy, tmp_path / "run", steps=2000))
     first = start("fit", "--config", config)

@@ -13,7 +13,7 @@ import pytest
 from callbacks.skipped_records import SkippedRecords
 from datamodules.localized_narratives import LocalizedNarrativesDataModule
 from datamodules.shard_index import ShardError, write_index
-from pixel_llm.messages import lost_worker, one_line
+from pixel_llm.messages import lost_process, one_line
 from pixel_llm.structures import Batch
 from tests.datamodules.shards import copy_of, damage, keys_of
 from tests.datamodules.test_base import on_rank
@@ -161,5 +161,5 @@ def test_a_killed_worker_is_one_line_that_says_what_to_do(toy: Path, tmp_path: P
     assert "Traceback" not in said
 
 
-def test_other_errors_of_that_type_are_no_lost_worker() -> None:
-    assert lost_worker(RuntimeError("something else")) is None
+def test_other_errors_of_that_type_are_no_lost_process() -> None:
+    assert lost_process(RuntimeError("something else")) is None
