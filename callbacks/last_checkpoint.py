@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -18,6 +19,10 @@ class LastCheckpoint(ModelCheckpoint):
     def __init__(self, every_n_train_steps: int = 1000, keep: int = 0) -> None:
         super().__init__(filename="last", enable_version_counter=False, every_n_train_steps=every_n_train_steps)
         self.keep = keep
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *rest: Any) -> None:
+        if not trainer.fit_loop._should_accumulate():  # gradients of half a step are in no checkpoint
+            super().on_train_batch_end(trainer, pl_module, *rest)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.save_now(trainer)

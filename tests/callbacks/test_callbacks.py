@@ -169,3 +169,25 @@ def test_the_last_state_is_saved_whatever_the_interval(toy: Path, tmp_path: Path
     trainer.fit(task, toy_narratives(toy))
     (file,) = tmp_path.rglob("last.ckpt")
     assert torch.load(file, weights_only=True)["global_step"] == 3
+
+
+def test_half_a_step_is_not_saved(toy: Path, tmp_path: Path) -> None:
+    """A resumed training has not saved yet; the first half of its first step must not count as the state after it."""
+
+    class Kill(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, pl_module: object, batch: object, batch_idx: int) -> None:
+            if batch_idx == 5:
+                raise KeyError("killed")
+
+    def train(*callbacks: L.Callback, ckpt_path: Path | None = None) -> None:
+        settings = {"enable_checkpointing": True, "accumulate_grad_batches": 2}
+        trainer = tiny_trainer(tmp_path, 3, [*callbacks, LastCheckpoint(every_n_train_steps=2)], **settings)
+        trainer.fit(TraceCaptioning(tiny_core(), tiny_optimizer()), toy_narratives(toy), ckpt_path=ckpt_path)
+
+    with pytest.raises(KeyError):
+        train(Kill())
+    (file,) = tmp_path.rglob("last.ckpt")
+    before = file.read_bytes()
+    with pytest.raises(KeyError):
+        train(Kill(), ckpt_path=file)
+    assert [f.read_bytes() for f in tmp_path.rglob("last.ckpt")] == [before]
