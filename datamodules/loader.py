@@ -8,8 +8,10 @@ A record that cannot be used is replaced by the one behind it in its source, so 
 order stays a function of the plan and the data.
 """
 
+import atexit
 import json
 import logging
+import multiprocessing
 import os
 import signal
 from collections import OrderedDict
@@ -233,6 +235,14 @@ def _leave_signals(worker: int) -> None:
     """A scheduler and Ctrl-C signal all processes of a job; what to do is the training process's business."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+
+
+@atexit.register
+def _end_workers() -> None:
+    """Python ends such processes with SIGTERM and waits for them: for ever, if a traceback still holds a loader."""
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
 
 
 def _make_sample(make: Sequence[MakeSample], names: Sequence[str], seed: int, record: Record) -> Sample:

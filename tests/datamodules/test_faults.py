@@ -4,6 +4,8 @@ import io
 import logging
 import os
 import signal
+import subprocess
+import sys
 import tarfile
 import time
 from pathlib import Path
@@ -159,6 +161,20 @@ def test_a_killed_worker_is_one_line_that_says_what_to_do(toy: Path, tmp_path: P
     assert last.startswith("error: a data loading process died, and with it the run (DataLoader worker (pid")
     assert "use fewer num_workers, or give the job more memory" in last
     assert "Traceback" not in said
+
+
+HELD = """
+import sys
+from pathlib import Path
+from tests.tiny import toy_narratives
+data = toy_narratives(Path(sys.argv[1]), train_shards=[sys.argv[2]], batch_size=1, num_workers=1)
+batches = iter(data.train_dataloader())
+next(batches)
+"""
+
+
+def test_a_process_ends_that_still_holds_a_loader(toy: Path, folder: Path) -> None:
+    subprocess.run([sys.executable, "-c", HELD, toy, folder], check=True, timeout=60)
 
 
 def test_other_errors_of_that_type_are_no_lost_process() -> None:
