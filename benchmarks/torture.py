@@ -18,7 +18,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from typing import Any
 import yaml
 
 from benchmarks.report import say
-from pixel_llm.weights.checkpoint import read_checkpoint
+from pixel_llm.weights.checkpoint import largest_difference
 
 RUNS, DOCS = Path("runs/torture"), Path("docs")
 STEPS_PER_KILL, SAVE_EVERY, GLOBAL_BATCH = 6, 2, 4
@@ -158,9 +157,9 @@ def start(config: Path, run: Path, processes: int, workers: int) -> subprocess.P
 
 def kill_at_some_moment(process: subprocess.Popen[bytes], run: Path, rng: random.Random) -> None:
     """SIGKILL to all processes of a life, from none to a dozen batches after its first one."""
-    before, wanted = len(lines(run)), rng.randrange(0, 3 * STEPS_PER_KILL)
+    before, wanted = written(run), rng.randrange(0, 3 * STEPS_PER_KILL)
     deadline = time.monotonic() + PATIENCE
-    while len(lines(run)) < before + wanted and process.poll() is None:
+    while written(run) < before + wanted and process.poll() is None:
         if time.monotonic() > deadline:
             os.killpg(process.pid, signal.SIGKILL)
             raise RuntimeError(f"no new batch for {PATIENCE} seconds: see {run / 'log'}")
@@ -180,32 +179,32 @@ def wait(process: subprocess.Popen[bytes]) -> None:
         raise RuntimeError(f"a training that was left alone ended with code {process.returncode}")
 
 
-def lines(run: Path) -> list[dict[str, Any]]:
-    """What the processes of all lives wrote down, in each process's order."""
-    return [json.loads(line) for file in sorted(run.glob("samples_rank_*.jsonl")) for line in whole_lines(file)]
+def journals(run: Path) -> list[Path]:
+    """What the processes of all lives wrote down, a file for each rank."""
+    return sorted(run.glob("samples_rank_*.jsonl"))
 
 
-def whole_lines(file: Path) -> Iterator[str]:
-    yield from (line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n"))
+def written(run: Path) -> int:
+    """Lines of the journals, to look at often."""
+    return sum(file.read_bytes().count(b"\n") for file in journals(run))
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    """Those of a journal that were written whole."""
+    return [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 def batches(run: Path) -> dict[int, list[tuple[int, str]]]:
     """For each global batch its samples (place in the plan, source), as the last life that made it saw it."""
-    found: dict[int, dict[int, list[tuple[int, str]]]] = {}
-    last = {line["batch"]: line["world"] for line in lines_of_first(run)}
-    for rank, file in enumerate(sorted(run.glob("samples_rank_*.jsonl"))):
-        for text in whole_lines(file):
-            line = json.loads(text)
-            if line["world"] == last.get(line["batch"]) and rank < line["world"]:
-                samples = list(zip(line["places"], line["sources"], strict=True))
-                found.setdefault(line["batch"], {})[rank] = samples
-    return {batch: [sample for rank in sorted(ranks) for sample in ranks[rank]] for batch, ranks in found.items()}
-
-
-def lines_of_first(run: Path) -> list[dict[str, Any]]:
-    """Those of rank 0, which is in every life."""
-    file = run / "samples_rank_0.jsonl"
-    return [json.loads(line) for line in whole_lines(file)] if file.exists() else []
+    ranks = [lines(file) for file in journals(run)]
+    world = {line["batch"]: line["world"] for line in ranks[0]} if ranks else {}  # rank 0 is in every life
+    found: dict[int, list[tuple[int, str]]] = {}
+    for rank, journal in enumerate(ranks):
+        last = {line["batch"]: line for line in journal if line["world"] == world.get(line["batch"])}
+        for batch, line in last.items():
+            if rank < line["world"]:
+                found.setdefault(batch, []).extend(zip(line["places"], line["sources"], strict=True))
+    return found
 
 
 def compare(quiet: dict[int, Any], tortured: dict[int, Any]) -> tuple[int, int]:
@@ -220,16 +219,6 @@ def compare(quiet: dict[int, Any], tortured: dict[int, Any]) -> tuple[int, int]:
                 lost += 1
         doubled += len(got)
     return lost, doubled
-
-
-def largest_difference(one: Path, other: Path) -> float:
-    """Between the averaged weights of two runs, without the biases of attention keys.
-
-    The softmax takes those away: their gradients are rounding alone, which AdamW makes steps of.
-    """
-    state, others = (read_checkpoint(run / "checkpoints/last.ckpt")["state_dict"] for run in (one, other))
-    names = [name for name in state if not name.endswith(("k_proj.bias", "qkv.bias"))]
-    return max(float((state[n].double() - others[n].double()).abs().max()) for n in names if state[n].numel())
 
 
 def write(same: Outcome, mixed: Outcome) -> None:

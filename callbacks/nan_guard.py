@@ -15,9 +15,9 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
 from pixel_llm.metrics.distributed import gather_rows
-from pixel_llm.replay import REPLAY, plain
 from pixel_llm.structures import Batch
 
+REPLAY = "replay"  # the entry of a checkpoint that holds the step
 _FEW, _RECENT = 20, 100  # losses that say what is usual: before so many nothing is, and so many are looked back on
 
 
@@ -81,7 +81,7 @@ class NanGuard(L.Callback):
             return
         mine: dict[str, Any] = {}
         if complaint is not None:
-            kept = [(number, plain(batch)) for number, batch in batches]
+            kept = [(number, batch.plain()) for number, batch in batches]
             rank = trainer.global_rank
             mine = {f"{rank:06d}": {"rank": rank, "complaint": complaint, "batches": kept}}
         self._found = {

@@ -30,7 +30,7 @@ class RunLock(L.Callback):
             raise ValueError(f"{folder}: another training is writing here ({other}); wait for it or stop it")
 
     def _take(self, path: Path) -> str:
-        """ "" once the lock is ours, else who has it."""
+        """Who has the lock; nobody, "", once it is ours."""
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+")
         try:

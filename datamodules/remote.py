@@ -63,8 +63,7 @@ class RemoteShard:
             index = load_index(self.path)
         except ShardError:
             return None
-        fits = (index.tar_bytes, len(index)) == (self.entry.bytes, self.entry.samples)
-        return Shard(self.path, index) if fits else None
+        return Shard(self.path, index) if self.entry.describes(index) else None
 
     def _download(self) -> Shard:
         part = self.path.with_name(self.path.name + ".part")

@@ -7,7 +7,6 @@ not fit together - a shard cut short, replaced or lost - is found when the folde
 
 import io
 import json
-import os
 import tarfile
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
@@ -17,6 +16,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pixel_llm.whole_files import write_whole
 
 FORMAT = "pixel-llm shards"
 VERSION = 1
@@ -74,6 +75,10 @@ class ShardEntry:
     samples: int
     bytes: int
 
+    def describes(self, index: ShardIndex) -> bool:
+        """Whether the index is of a shard of this size."""
+        return (self.bytes, self.samples) == (index.tar_bytes, len(index))
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -121,7 +126,7 @@ def write_index(tar: Path) -> ShardIndex:
         sizes=index.sizes,
         tar_bytes=np.int64(index.tar_bytes),
     )
-    write_atomically(index_path(tar), buffer.getvalue())
+    write_whole(index_path(tar), buffer.getvalue())
     return index
 
 
@@ -148,6 +153,14 @@ def load_index(tar: Path) -> ShardIndex:
     return index
 
 
+def is_whole(folder: Path, entry: ShardEntry) -> bool:
+    """Whether a shard lies in a folder, with its index, as an entry says."""
+    try:
+        return entry.describes(load_index(folder / entry.file))
+    except ShardError:
+        return False
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Writes `manifest.json`; the bytes depend on nothing but the manifest."""
     content = {
@@ -156,7 +169,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         "settings": manifest.settings,
         "shards": [asdict(shard) for shard in manifest.shards],
     }
-    write_atomically(folder / MANIFEST, json.dumps(content, indent=1, sort_keys=True).encode() + b"\n")
+    write_whole(folder / MANIFEST, json.dumps(content, indent=1, sort_keys=True).encode() + b"\n")
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -203,7 +216,7 @@ def open_shards(folder: Path, kinds: Collection[str] = ()) -> list[Shard]:
     for shard in manifest.shards:
         tar = folder / shard.file
         index = load_index(tar)
-        if (index.tar_bytes, len(index)) != (shard.bytes, shard.samples):
+        if not shard.describes(index):
             raise ShardError(f"{tar} changed since {folder / MANIFEST} was written")
         opened.append(Shard(tar, index))
     return opened
@@ -212,16 +225,6 @@ def open_shards(folder: Path, kinds: Collection[str] = ()) -> list[Shard]:
 def shard_folders(path: Path) -> list[Path]:
     """The folders of shards that a path names: itself, and those directly in it; sorted."""
     return sorted(manifest.parent for manifest in (*path.glob(MANIFEST), *path.glob(f"*/{MANIFEST}")))
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file that is either whole or not there, also after a power cut."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def _members(tar: Path) -> Iterator[tuple[str, int, int]]:

@@ -13,8 +13,9 @@ from torch import Tensor
 from datamodules.base import ShardDataModule
 from datamodules.features import Producer
 from datamodules.mixture import MixtureDataModule
-from datamodules.prepare.command import OneLineParser, progress_bar
+from datamodules.prepare.command import OneLineParser, add_part, asked_part, progress_bar
 from datamodules.prepare.features import Pictures, write_features
+from datamodules.prepare.progress import Part
 from pixel_llm.core.image_encoder import ImageEncoder
 from pixel_llm.tasks.base import Task
 from pixel_llm.trainer_cli import PixelLLMCLI, missing_data, silence
@@ -44,9 +45,9 @@ class ConfiguredParts(PixelLLMCLI):
 
 
 def main(arguments: Sequence[str]) -> None:
-    options, changes = _parser().parse_known_args(arguments)
-    if not 0 <= options.part < options.of:
-        raise ValueError(f"--part {options.part} --of {options.of}: the parts of N are 0 to N - 1")
+    parser = _parser()
+    options, changes = parser.parse_known_args(arguments)
+    part = asked_part(parser, options.part, options.of)
     silence()
     parts = ConfiguredParts([*(f"--config={file}" for file in options.config), *changes])
     task, data = parts.model, parts.datamodule
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
         task.weights.load(task.core)
     shards = {shard.address: shard for source in sources for split in SPLITS for shard in source.shards(split)}
     pictures = Pictures.of(list(shards.values()), data.image_size)
-    _write(encoder, pictures, options, batch_size=data.batch_size, workers=data.num_workers)
+    _write(encoder, pictures, options.out, part, batch_size=data.batch_size, workers=data.num_workers)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,12 +73,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", action="append", required=True, metavar="FILE", help="of a training; repeatable")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of features to add to")
-    parser.add_argument("--part", type=int, default=0, metavar="I", help="encode only part I of --of, from 0 to N - 1")
-    parser.add_argument("--of", type=int, default=1, metavar="N", help="number of parts; they may run at once")
+    add_part(parser, "encode the I-th share of the images only, counted from 0; all parts may run at once")
     return parser
 
 
-def _write(encoder: ImageEncoder, pictures: Pictures, options: argparse.Namespace, **loading: int) -> None:
+def _write(encoder: ImageEncoder, pictures: Pictures, out: Path, part: Part, **loading: int) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoder.eval().to(device)
 
@@ -93,6 +93,6 @@ def _write(encoder: ImageEncoder, pictures: Pictures, options: argparse.Namespac
         def track(items: Iterable[Any], total: int, description: str) -> Iterable[Any]:
             return bar.track(items, total=total, description=description)
 
-        share = {"part": options.part, "parts": options.of}
-        report = write_features(pictures, options.out, producer, encode, **share, **loading, track=track)
-    sys.stdout.write("\n".join([*report.lines(), f"features in {options.out}"]) + "\n")
+        share = {"part": part.number, "parts": part.of}
+        report = write_features(pictures, out, producer, encode, **share, **loading, track=track)
+    sys.stdout.write("\n".join([*report.lines(), f"features in {out}"]) + "\n")

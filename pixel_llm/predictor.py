@@ -45,12 +45,10 @@ class Predictor:
         self.device = usable_device(device)
         self.path = find_checkpoint(Path(checkpoint))
         content = read_checkpoint(self.path)
-        config = yaml.safe_load(content["config"])
-        self.task = build_task(config["model"])
+        self.task = restored_task(content, self.path)
         self.tokenizer = Tokenizer.from_json(tokenizer_of(content, self.path))
-        self._sources = _data_settings(config["data"])
+        self._sources = _data_settings(yaml.safe_load(content["config"])["data"])
         self.data: dict[str, Any] = next(iter(self._sources.values()))
-        load_tensors(self.task, content["state_dict"], str(self.path))
         self.task.tokenizer = self.tokenizer
         self.task.eval().to(self.device)
 
@@ -174,6 +172,13 @@ def usable_device(name: str | torch.device) -> torch.device:
         return torch.zeros(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # AssertionError: a build of torch without this kind
         raise ValueError(f"device {name}: {str(error).splitlines()[0]}") from None
+
+
+def restored_task(content: dict[str, Any], path: Path) -> Task:
+    """The task of a checkpoint's content, with its weights; ValueError, naming the path, where they do not fit."""
+    task = build_task(yaml.safe_load(content["config"])["model"])
+    load_tensors(task, content["state_dict"], str(path))
+    return task
 
 
 def build_task(config: dict[str, Any]) -> Task:

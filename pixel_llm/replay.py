@@ -4,7 +4,6 @@ import argparse
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from callbacks.nan_guard import REPLAY
 from callbacks.step_seed import seed_step
-from pixel_llm.predictor import build_task, usable_device
-from pixel_llm.structures import Batch, Mention, Prompts, Reference, Targets
+from pixel_llm.predictor import restored_task, usable_device
+from pixel_llm.structures import Batch
 from pixel_llm.tasks.base import Task
 from pixel_llm.weights.checkpoint import read_checkpoint
-from pixel_llm.weights.tensors import load_tensors
-
-REPLAY = "replay"  # the entry of a checkpoint that holds the step
-
-
-def plain(batch: Batch) -> dict[str, Any]:
-    """A batch as dictionaries, lists and tensors on the CPU, which a file can hold and nothing is executed to read."""
-    return asdict(batch.to("cpu"))
-
-
-def batch_of(content: dict[str, Any]) -> Batch:
-    """Undo `plain`."""
-    batch = Batch(**content)
-    batch.prompts = Prompts(**content["prompts"])
-    batch.targets = None if content["targets"] is None else Targets(**content["targets"])
-    batch.references = [None if row is None else _reference(row) for row in content["references"]]
-    return batch
-
-
-def _reference(content: dict[str, Any]) -> Reference:
-    return Reference(**content | {"mentions": [Mention(**mention) for mention in content["mentions"]]})
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -51,7 +30,7 @@ def main(arguments: Sequence[str]) -> None:
     if REPLAY not in content:
         raise ValueError(f"{options.file}: a checkpoint, but not of a step that went wrong")
     step = content[REPLAY]
-    task = restored_task(content, str(options.file)).train().to(device)
+    task = restored_task(content, options.file).train().to(device)
     print(f"step {step['step']}, seed {step['seed']}, precision {step['precision']}, {step['processes']} processes")
     if step["processes"] > 1:
         print("a loss below is divided by what counts in one process's batch, not in those of all")
@@ -61,17 +40,8 @@ def main(arguments: Sequence[str]) -> None:
         for number, batch in found["batches"]:
             seed_step(step["seed"], number, found["rank"])
             print(f"process {found['rank']}, batch {number}, where {found['complaint']}")
-            for line in repeat(task, batch_of(batch).to(device), step["precision"]):
+            for line in repeat(task, Batch.from_plain(batch).to(device), step["precision"]):
                 print(f"  {line}")
-
-
-def restored_task(content: dict[str, Any], path: str) -> Task:
-    """The task of a checkpoint, with the weights in it."""
-    import yaml
-
-    task = build_task(yaml.safe_load(content["config"])["model"])
-    load_tensors(task, content["state_dict"], path)
-    return task
 
 
 def repeat(task: Task, batch: Batch, precision: str = "32") -> Iterator[str]:

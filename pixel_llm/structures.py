@@ -12,7 +12,7 @@ files and people see pixels of the original image (`pixel_llm/coordinates.py` co
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -95,6 +95,11 @@ class Reference:
     mask: dict[str, Any] | None = None
     image: str = ""
 
+    @classmethod
+    def from_plain(cls, content: dict[str, Any]) -> "Reference":
+        """Undo `dataclasses.asdict`."""
+        return cls(**content | {"mentions": [Mention(**mention) for mention in content["mentions"]]})
+
 
 @dataclass
 class Batch:
@@ -134,6 +139,19 @@ class Batch:
     def pin_memory(self) -> "Batch":
         """The same batch with its tensors in page-locked memory."""
         return self._map(lambda tensor: tensor.pin_memory())
+
+    def plain(self) -> dict[str, Any]:
+        """Dictionaries, lists and tensors on the CPU, which a file can hold and nothing is executed to read."""
+        return asdict(self.to("cpu"))
+
+    @classmethod
+    def from_plain(cls, content: dict[str, Any]) -> "Batch":
+        """Undo `plain`."""
+        batch = cls(**content)
+        batch.prompts = Prompts(**content["prompts"])
+        batch.targets = None if content["targets"] is None else Targets(**content["targets"])
+        batch.references = [None if row is None else Reference.from_plain(row) for row in content["references"]]
+        return batch
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         changed: dict[str, Any] = {}

@@ -23,7 +23,6 @@ from datamodules.remote import is_address
 from pixel_llm.checkpoint_io import CheckpointFiles
 from pixel_llm.messages import one_line
 from pixel_llm.tables import aligned
-from pixel_llm.weights.checkpoint import read_checkpoint
 
 
 class Parser(LightningArgumentParser):
@@ -108,7 +107,7 @@ class PixelLLMCLI(LightningCLI):
         """Lightning would let a checkpoint's hyper-parameters silently override the command line."""
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Refuse what is no checkpoint, and to evaluate without the one that was asked for.
+        """Refuse to evaluate without the checkpoint that was asked for.
 
         Starting weights are not read where a checkpoint holds what came of them.
         """
@@ -116,8 +115,6 @@ class PixelLLMCLI(LightningCLI):
         found = bool(path) and (path != "last" or self._last_checkpoint_exists())
         if path == "last" and not found and subcommand != "fit":
             raise FileNotFoundError("there is no last checkpoint where this configuration writes them")
-        if path and path != "last" and Path(path).exists():
-            read_checkpoint(Path(path))
         if found:
             self.model.weights = None
         elif subcommand != "fit":

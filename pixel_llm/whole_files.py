@@ -12,7 +12,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     Raises OSError with one line where that fails; what was at `path` before is then still there.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.part")  # what a killed process left is written over
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
@@ -27,6 +27,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     except BaseException:
         _remove(part)
         raise
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """As `whole_file`, of content in memory."""
+    with whole_file(path) as part:
+        part.write_bytes(data)
 
 
 def _remove(part: Path) -> None:

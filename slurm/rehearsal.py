@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pixel_llm.weights.checkpoint import read_checkpoint
+from pixel_llm.weights.checkpoint import largest_difference
 
 HERE = Path(__file__).resolve().parent
 JOB, PATIENCE = "4711", 600
@@ -123,13 +123,6 @@ def srun(arguments: Sequence[str]) -> int:
             for task in tasks:
                 task.kill()
     return max(code if code >= 0 else 128 - code for code in codes)
-
-
-def largest_difference(one: Path, other: Path) -> float:
-    """Between the weights of two runs, without the biases of attention keys, whose gradients are rounding alone."""
-    state, others = (read_checkpoint(run / "checkpoints/last.ckpt")["state_dict"] for run in (one, other))
-    names = [n for n in state if not n.endswith(("k_proj.bias", "qkv.bias")) and state[n].numel()]
-    return max(float((state[name].double() - others[name].double()).abs().max()) for name in names)
 
 
 if __name__ == "__main__":

@@ -29,9 +29,10 @@ from datamodules.prepare.report import Report
 from datamodules.prepare.shards import IMAGES_PER_SHARD, begin, write_shards
 from datamodules.prepare.toy_world.write import write_toy_world
 from datamodules.records import CAPTIONED, read_captions, read_field
-from datamodules.shard_index import MANIFEST, ShardError, load_index, open_shards, write_atomically, write_index
+from datamodules.shard_index import MANIFEST, ShardError, load_index, open_shards, write_index
 from datamodules.tokenizer import train_tokenizer
 from pixel_llm.messages import one_line
+from pixel_llm.whole_files import write_whole
 
 # What a person can do something about: told in one line, without a traceback.
 _EXPECTED = (ShardError, FormatError, OSError)
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_prepare_commands(parser.add_subparsers(required=True, metavar="COMMAND"))
     args = parser.parse_args(arguments)
     if "part" in args:
-        args.part = _part(parser, args.part, args.of)
+        args.part = asked_part(parser, args.part, args.of)
     return args.handler(args)
 
 
@@ -204,13 +205,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="images per shard (default: %(default)s)",
     )
-    parser.add_argument(
-        "--part",
-        type=_natural,
-        metavar="I",
-        help="convert the I-th share of the images only, counted from 0; all parts may run at once, then `merge`",
-    )
-    parser.add_argument("--of", type=_positive, metavar="N", help="how many parts there are")
+    add_part(parser, "convert only the I-th share of the images, counted from 0; all may run at once; then `merge`")
 
 
 def _add_merge(subparsers: Any) -> None:
@@ -267,7 +262,14 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _part(parser: argparse.ArgumentParser, number: int | None, of: int | None) -> Part:
+def add_part(parser: argparse.ArgumentParser, summary: str) -> None:
+    """The arguments of a share of the work, for `asked_part`."""
+    parser.add_argument("--part", type=_natural, metavar="I", help=summary)
+    parser.add_argument("--of", type=_positive, metavar="N", help="how many parts there are")
+
+
+def asked_part(parser: argparse.ArgumentParser, number: int | None, of: int | None) -> Part:
+    """What --part and --of ask for; ends the program where they do not fit each other."""
     if number is None and of is None:
         return WHOLE
     if number is None or of is None:
@@ -414,7 +416,7 @@ def _tokenizer(args: argparse.Namespace) -> None:
     captions = (caption for data in read_field(shards, "json") for caption in read_captions(data))
     tokenizer = train_tokenizer(captions, args.vocabulary_size)
     args.out.mkdir(parents=True, exist_ok=True)
-    write_atomically(args.out / "tokenizer.json", tokenizer.to_json().encode())
+    write_whole(args.out / "tokenizer.json", tokenizer.to_json().encode())
     sys.stdout.write(f"tokenizer of {tokenizer.vocabulary_size} tokens in {args.out}\n")
 
 

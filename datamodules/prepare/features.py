@@ -8,7 +8,6 @@ data adds what is missing. The manifest is written after every shard and says at
 import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count, islice
@@ -33,6 +32,7 @@ from datamodules.shard_index import (
     Manifest,
     ShardEntry,
     ShardError,
+    is_whole,
     load_index,
     open_shards,
     read_manifest,
@@ -126,12 +126,10 @@ def _number(entry: ShardEntry) -> int:
     return int(Path(entry.file).stem.rpartition("-")[2])
 
 
-def _whole_shards(folder: Path) -> Iterator[ShardEntry]:
+def _whole_shards(folder: Path) -> list[ShardEntry]:
     """The shards of a folder that are as its manifest says; none where it has no manifest yet."""
-    for entry in read_manifest(folder).shards if (folder / MANIFEST).exists() else []:
-        with suppress(ShardError):  # it is made again
-            if load_index(folder / entry.file).tar_bytes == entry.bytes:
-                yield entry
+    there = read_manifest(folder).shards if (folder / MANIFEST).exists() else []
+    return [entry for entry in there if is_whole(folder, entry)]
 
 
 def _known(out: Path, folder: Path, entries: Iterable[ShardEntry]) -> set[str]:

@@ -19,12 +19,12 @@ from datamodules.shard_index import (
     Manifest,
     ShardEntry,
     ShardError,
-    load_index,
+    is_whole,
     open_shards,
     read_manifest,
-    write_atomically,
     write_manifest,
 )
+from pixel_llm.whole_files import write_whole
 
 REPORT = "report.json"
 Settings = dict[str, Any]
@@ -100,7 +100,7 @@ class Progress:
         whole = earlier.whole_shards() if earlier is not None else {}
         progress = cls(folder, conversion, part, whole)
         lines = [_conversion_to_json(conversion), *map(_to_json, whole.values())]
-        write_atomically(folder / part.notes, b"".join(map(_line, lines)))
+        write_whole(folder / part.notes, b"".join(map(_line, lines)))
         return progress
 
     @classmethod
@@ -143,7 +143,7 @@ class Progress:
             raise ShardError(f"{self.folder}: not one image could be converted: {report.reasons()}")
         shards = [self.finished[number].entry for number in sorted(self.finished)]
         content = json.dumps(report.to_json(), indent=1, ensure_ascii=False).encode()
-        write_atomically(self.folder / REPORT, content + b"\n")
+        write_whole(self.folder / REPORT, content + b"\n")
         manifest = Manifest(self.conversion.settings, [shard for shard in shards if shard.samples])
         write_manifest(self.folder, manifest)
         discard_notes(self.folder)
@@ -220,13 +220,7 @@ def _conversion_from_json(content: dict[str, Any]) -> Conversion:
 
 
 def _is_whole(folder: Path, shard: FinishedShard) -> bool:
-    if not shard.entry.samples:
-        return True
-    try:
-        index = load_index(folder / shard.entry.file)
-        return (index.tar_bytes, len(index)) == (shard.entry.bytes, shard.entry.samples)
-    except ShardError:
-        return False
+    return not shard.entry.samples or is_whole(folder, shard.entry)
 
 
 def _whole_lines(path: Path) -> list[Any]:

@@ -8,6 +8,7 @@ import yaml
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
+from pixel_llm.core.decoding import DecodingRule
 from pixel_llm.core.language_model import LanguageModel
 from pixel_llm.core.pixel_llm import PixelLLM
 from pixel_llm.losses import caption_loss
@@ -149,13 +150,31 @@ class PixelLLMTask(Task):
         """The images of a batch, encoded once for all that is asked about them."""
         return self.core.encode_images(batch.images, batch.sizes, batch.features.get("sam_encoder"))
 
-    def words_loss(
-        self, features: ImageFeatures, prompts: Prompts, tokens: torch.Tensor, smoothing: float
-    ) -> torch.Tensor:
+
+class WritingTask(PixelLLMTask):
+    """Base class of the tasks in which a PixelLLM writes.
+
+    label_smoothing: see `pixel_llm.losses`.  max_tokens, beams: of decoding in tests and predictions.
+    """
+
+    def __init__(
+        self,
+        core: PixelLLM,
+        optimizer: AdamWSchedule,
+        weights: StartingWeights | None,
+        label_smoothing: float,
+        max_tokens: int,
+        beams: int,
+    ) -> None:
+        super().__init__(core, optimizer, weights)
+        self.label_smoothing = label_smoothing
+        self.rule = DecodingRule(max_tokens, beams)
+
+    def words_loss(self, features: ImageFeatures, prompts: Prompts, tokens: torch.Tensor) -> torch.Tensor:
         """`caption_loss` of the captions int[P, T] that should be written to the prompts."""
         lm = self.core.language_model
         logits = self.core(features, prompts, tokens).logits
-        return caption_loss(logits, tokens, lm.pad_id, lm.eos_id, smoothing)
+        return caption_loss(logits, tokens, lm.pad_id, lm.eos_id, self.label_smoothing)
 
 
 def prompt_keys(batch: Batch) -> list[str]:

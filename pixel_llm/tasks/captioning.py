@@ -4,20 +4,19 @@ from typing import Any
 
 import torch
 
-from pixel_llm.core.decoding import DecodingRule
 from pixel_llm.core.pixel_llm import PixelLLM
 from pixel_llm.metrics.captions import CaptionMetrics
 from pixel_llm.structures import Batch, ImageFeatures, Prediction
-from pixel_llm.tasks.base import PixelLLMTask, prompt_keys
+from pixel_llm.tasks.base import WritingTask, prompt_keys
 from pixel_llm.tasks.optimizer import AdamWSchedule
 from pixel_llm.tasks.words import predictions
 from pixel_llm.weights.start import StartingWeights
 
 
-class Captioning(PixelLLMTask):
+class Captioning(WritingTask):
     """Base class of the tasks in which a PixelLLM writes captions.
 
-    label_smoothing: see `pixel_llm.losses`.  max_tokens, beams: of decoding in tests and predictions.
+    Arguments: see `WritingTask`.
     """
 
     def __init__(
@@ -29,9 +28,7 @@ class Captioning(PixelLLMTask):
         max_tokens: int,
         beams: int,
     ) -> None:
-        super().__init__(core, optimizer, weights)
-        self.label_smoothing = label_smoothing
-        self.rule = DecodingRule(max_tokens, beams)
+        super().__init__(core, optimizer, weights, label_smoothing, max_tokens, beams)
         self.caption_metrics = CaptionMetrics()
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Prediction]]:

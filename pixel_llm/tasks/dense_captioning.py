@@ -70,7 +70,7 @@ class DenseCaptioning(RegionTask):
             tokens = batch.targets.tokens[matched]
         else:  # a batch without any region: its empty questions have no loss, but all parameters take part
             prompts, tokens = batch.prompts, batch.targets.tokens
-        return self.words_loss(features, prompts, tokens, self.label_smoothing)
+        return self.words_loss(features, prompts, tokens)
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[RegionPrediction]]:
         answers = self.answer(self.encode(batch), batch)

@@ -36,7 +36,7 @@ class RegionCaptioning(RegionTask):
 
     def loss(self, batch: Batch, stage: str) -> Tensor:
         assert batch.targets is not None
-        loss = self.words_loss(self.encode(batch), batch.prompts, batch.targets.tokens, self.label_smoothing)
+        loss = self.words_loss(self.encode(batch), batch.prompts, batch.targets.tokens)
         self.log_losses({"loss": loss}, stage, len(batch.keys))
         return loss
 

@@ -13,17 +13,16 @@ from pixel_llm.metrics.dense_captioning import DenseCaptioningMetrics
 from pixel_llm.metrics.region_captions import RegionCaptionMetrics
 from pixel_llm.structures import Batch, ImageFeatures, Prompts, RegionPrediction
 from pixel_llm.tables import figures_table
-from pixel_llm.tasks.base import PixelLLMTask
+from pixel_llm.tasks.base import WritingTask
 from pixel_llm.tasks.optimizer import AdamWSchedule
 from pixel_llm.weights.start import StartingWeights
 
 
-class RegionTask(PixelLLMTask):
+class RegionTask(WritingTask):
     """Base class of the tasks that caption regions and are scored on them, split by split.
 
-    label_smoothing: see `pixel_llm.losses`.  max_tokens, beams: of decoding in tests and predictions.
     captions_at_once: so many regions are decoded together, which bounds the memory.
-    The location head stays as it is.
+    Other arguments: see `WritingTask`. The location head stays as it is.
     """
 
     def __init__(
@@ -36,10 +35,9 @@ class RegionTask(PixelLLMTask):
         beams: int,
         captions_at_once: int,
     ) -> None:
-        super().__init__(core, optimizer, weights)
+        super().__init__(core, optimizer, weights, label_smoothing, max_tokens, beams)
         core.location_head.requires_grad_(False)
-        self.label_smoothing, self.captions_at_once = label_smoothing, captions_at_once
-        self.rule = DecodingRule(max_tokens, beams)
+        self.captions_at_once = captions_at_once
 
     def answer(self, features: ImageFeatures, batch: Batch) -> list[RegionPrediction]:
         """What is said of regions of images that are encoded already."""

@@ -38,6 +38,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
+def largest_difference(one: Path, other: Path) -> float:
+    """Between the weights of two trainings' last checkpoints, without the biases of attention keys.
+
+    The softmax takes those away: their gradients are rounding alone, which AdamW makes steps of.
+    """
+    state, others = (read_checkpoint(find_checkpoint(run))["state_dict"] for run in (one, other))
+    names = [n for n in state if not n.endswith(("k_proj.bias", "qkv.bias")) and state[n].numel()]
+    return max(float((state[name].double() - others[name].double()).abs().max()) for name in names)
+
+
 def tokenizer_of(content: dict[str, Any], path: Path) -> str:
     """The tokenizer that a checkpoint carries, as json; ValueError where it has none."""
     for value in content.values():

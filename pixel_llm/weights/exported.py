@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pixel_llm.weights.frozen import distinct, fingerprint, join_frozen
 from pixel_llm.weights.tensor_files import read_safetensors
-from pixel_llm.whole_files import whole_file
+from pixel_llm.whole_files import whole_file, write_whole
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.yaml", "tokenizer.json"
 
@@ -26,8 +26,7 @@ def write_exported(
     with whole_file(folder / WEIGHTS) as part:
         save_file(tensors, part, metadata={"pixel_llm": json.dumps(about)})
     for name, text in ((CONFIG, config), (TOKENIZER, tokenizer)):
-        with whole_file(folder / name) as part:
-            part.write_text(text)
+        write_whole(folder / name, text.encode())
 
 
 def read_exported(folder: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import yaml
 from torch import nn
 from torch.utils._pytree import tree_flatten
 
-from callbacks.nan_guard import NanGuard, gradient_norm
+from callbacks.nan_guard import REPLAY, NanGuard, gradient_norm
 from pixel_llm import replay
 from pixel_llm.predictor import build_task
 from pixel_llm.structures import Batch
@@ -133,7 +133,7 @@ def test_all_batches_of_an_accumulated_gradient_are_kept(toy: Path, tmp_path: Pa
     with pytest.raises(ValueError, match=r"^the gradient's norm is (nan|inf) at step 1"):
         fit(tiny_task(), toy_narratives(toy, batch_size=2), tmp_path, 1, callbacks, accumulate_grad_batches=3)
     content = torch.load(tmp_path / "checkpoints/replay_step_000001.ckpt", weights_only=True)
-    (found,) = content[replay.REPLAY]["found"]
+    (found,) = content[REPLAY]["found"]
     assert [number for number, _ in found["batches"]] == [0, 1, 2]
     assert len({key for _, batch in found["batches"] for key in batch["keys"]}) == 6
 
@@ -168,10 +168,10 @@ def test_no_gradient_has_no_norm() -> None:
 def test_a_batch_survives_a_file(toy: Path, tmp_path: Path) -> None:
     for data in (toy_narratives(toy), toy_referring(toy, masks=True)):
         batch = next(iter(data.train_dataloader()))
-        torch.save(replay.plain(batch), tmp_path / "batch.pt")
-        again = replay.batch_of(torch.load(tmp_path / "batch.pt", weights_only=True))
+        torch.save(batch.plain(), tmp_path / "batch.pt")
+        again = Batch.from_plain(torch.load(tmp_path / "batch.pt", weights_only=True))
         assert again.references == batch.references
-        one, other = tree_flatten(replay.plain(again)), tree_flatten(replay.plain(batch))
+        one, other = tree_flatten(again.plain()), tree_flatten(batch.plain())
         assert one[1] == other[1]
         assert all(a.equal(b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(one[0], other[0], strict=True))
 
@@ -203,4 +203,4 @@ def test_all_processes_stop_where_one_has_to(toy: Path, tmp_path: Path) -> None:
     assert told[0] == told[1]
     assert told[0].startswith("the loss is nan at step 2 in process 1 of 2, on the samples ")
     content = torch.load(tmp_path / "checkpoints/replay_step_000002.ckpt", weights_only=True)
-    assert [found["rank"] for found in content[replay.REPLAY]["found"]] == [1]
+    assert [found["rank"] for found in content[REPLAY]["found"]] == [1]

@@ -14,7 +14,7 @@ from datamodules.prepare.toy_world.refer_several import refer_to_any_number
 from datamodules.prepare.toy_world.render import render, to_jpeg, visible_shares
 from datamodules.prepare.toy_world.scene import SPLITS, make_scene
 from datamodules.prepare.workers import in_order_of_completion
-from datamodules.shard_index import write_atomically
+from pixel_llm.whole_files import write_whole
 
 VERSION = 5  # of the generator: figures are comparable between commits that agree on it
 GROUP_SPLITS = ("val", "test")  # of expressions that mean any number of objects
@@ -115,7 +115,7 @@ def _write_referring(folder: Path) -> None:
     ):
         (folder / name).mkdir(exist_ok=True)
         _write_text(folder / name / "instances.json", _compact(_joined_instances(folder, splits)))
-        write_atomically(folder / name / file, data)
+        write_whole(folder / name / file, data)
 
 
 def _joined(folder: Path, kind: str, splits: Iterable[str]) -> list[dict[str, Any]]:
@@ -141,4 +141,4 @@ def _compact(value: Any) -> str:
 
 
 def _write_text(path: Path, text: str) -> None:
-    write_atomically(path, text.encode())
+    write_whole(path, text.encode())
