@@ -4,7 +4,7 @@ Letters used for shapes everywhere:
 
     B images in a batch          P prompts in a batch, over all images, flat and ragged
     Q learned query tokens       T caption tokens, <bos> and </s> included
-    C context (prompt text) tokens
+    C context (prompt text) tokens                         R regions, over all images, flat and ragged
     H, W a grid or a canvas      D width of a feature      V vocabulary
 
 Coordinates inside a batch are xy, normalised to [0, 1] by the real (unpadded) extent of the image;
@@ -50,6 +50,20 @@ class Targets:
     tokens: Tensor
     locations: Tensor
     located: Tensor
+
+
+@dataclass
+class VisualPrompts:
+    """Regions that questions about an image can name, each by a symbol of the vocabulary.
+
+    image_index: int[R], the image of each region, non-decreasing.
+    symbols: int[R], the number K of the region's <PromptK>; no two of an image are the same.
+    masks: bool[R, H, W], the region's pixels on the canvas.
+    """
+
+    image_index: Tensor
+    symbols: Tensor
+    masks: Tensor
 
 
 @dataclass
@@ -111,7 +125,9 @@ class Batch:
     original_sizes: int[B, 2], height and width of the images as they came.
     references: one for each prompt; None for a repeated sample that only fills up the last batch.
     sources: B names of the data sets that the images come from.
-    masks: bool[P, H, W], the visible pixels of each prompt's object on the canvas.
+    masks: bool[P, H, W], the visible pixels of each prompt's object on the canvas; where answers have mask tokens,
+        bool[S, H, W], those of each of these tokens, answer by answer.
+    visual_prompts: regions that the questions can name; None where they name none.
     labels: int[P, A], an index for each of A kinds of attributes of the object, -1 where unknown.
     skipped: a line for each record that could not be used, with file, key and reason; another one took its place.
     features: by the name of a frozen encoder what it makes of the images, bfloat16[B, D, h, w], where it was computed
@@ -131,6 +147,7 @@ class Batch:
     labels: Tensor | None = None
     skipped: list[str] = field(default_factory=list)
     features: dict[str, Tensor] = field(default_factory=dict)
+    visual_prompts: VisualPrompts | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch with its tensors on a device."""
@@ -150,6 +167,8 @@ class Batch:
         batch = cls(**content)
         batch.prompts = Prompts(**content["prompts"])
         batch.targets = None if content["targets"] is None else Targets(**content["targets"])
+        if content["visual_prompts"] is not None:
+            batch.visual_prompts = VisualPrompts(**content["visual_prompts"])
         batch.references = [None if row is None else Reference.from_plain(row) for row in content["references"]]
         return batch
 
@@ -159,7 +178,7 @@ class Batch:
             value = getattr(self, entry.name)
             if isinstance(value, Tensor):
                 changed[entry.name] = function(value)
-            elif isinstance(value, Prompts | Targets):
+            elif isinstance(value, Prompts | Targets | VisualPrompts):
                 inner: dict[str, Any] = {f.name: getattr(value, f.name) for f in fields(value)}
                 mapped = {name: function(v) if isinstance(v, Tensor) else v for name, v in inner.items()}
                 changed[entry.name] = type(value)(**mapped)
