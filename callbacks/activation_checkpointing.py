@@ -5,7 +5,7 @@ from functools import partial
 import lightning as L
 from torch.utils.checkpoint import checkpoint
 
-from pixel_llm.sharding import blocks
+from pixel_llm.sharding import trained_blocks
 from pixel_llm.tasks.base import Task
 
 
@@ -18,7 +18,5 @@ class ActivationCheckpointing(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, Task)
         if stage == "fit":
-            frozen = {id(m) for m in pl_module.core.modules() if getattr(m, "frozen", False) for m in m.modules()}
-            for block in blocks(pl_module.core):
-                if id(block) not in frozen:
-                    block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+            for block in trained_blocks(pl_module.core):
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)

@@ -19,9 +19,8 @@ from datamodules.prepare.progress import Part
 from pixel_llm.core.image_encoder import ImageEncoder
 from pixel_llm.tasks.base import Task
 from pixel_llm.trainer_cli import PixelLLMCLI, missing_data, silence
-from pixel_llm.weights.frozen_encoder import encoder_fingerprint, frozen_encoder
+from pixel_llm.weights.frozen_encoder import ENCODER, encoder_fingerprint, frozen_encoder
 
-ENCODER = "sam_encoder"
 SPLITS = ("train", "val", "test")
 
 

@@ -41,6 +41,12 @@ def blocks(core: nn.Module) -> Iterator[nn.Module]:
         yield from _listed(part)
 
 
+def trained_blocks(core: nn.Module) -> list[nn.Module]:
+    """Those of them that gradients pass through: not the blocks of frozen image encoders."""
+    frozen = {id(m) for m in core.modules() if getattr(m, "frozen", False) for m in m.modules()}
+    return [block for block in blocks(core) if id(block) not in frozen]
+
+
 def _listed(module: nn.Module) -> Iterator[nn.Module]:
     for child in module.children():
         yield from child if isinstance(child, nn.ModuleList) else _listed(child)

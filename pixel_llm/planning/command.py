@@ -4,7 +4,7 @@ import argparse
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import lightning as L
 import torch
 import yaml
 from jsonargparse import ActionConfigFile, set_parsing_settings
+from torch import Tensor
 
 from datamodules.shard_index import open_shards
 from pixel_llm.planning.batches import Shape, Source, made_up_batch, sources
@@ -32,6 +33,7 @@ from pixel_llm.planning.budget import (
 from pixel_llm.planning.step_cost import StepCost, step_cost
 from pixel_llm.predictor import build_task
 from pixel_llm.tasks.base import Task
+from pixel_llm.weights.frozen_encoder import ENCODER, frozen_encoder
 
 PARTS = {
     "weights": "weights",
@@ -119,7 +121,9 @@ def plan(
     batches = split_batch(data["batch_size"], trainer["accumulate_grad_batches"], gpus, global_batch)
     side = data["sources"][0]["init_args"]["image_size"] if "sources" in data else data["image_size"]
     parts = sources(config["data"])
-    counted = _count(task, parts, batches.images, side, autocast)
+    recompute = _recomputes(trainer)
+    features = _features(task, batches.images, side) if _has_features(data) else {}
+    counted = _count(task, parts, batches.images, side, features, autocast=autocast, recompute=recompute)
     weights = weights_of(task.core)
     peak = gpu.peak if autocast or cast else gpu.peak_float32
     times = _step_times(counted, weights, batches, peak, gpu, rates)
@@ -140,15 +144,33 @@ def plan(
     ]
 
 
+def _recomputes(trainer: dict[str, Any]) -> bool:
+    """Whether activation checkpointing is among the callbacks."""
+    return any(callback["class_path"].endswith(".ActivationCheckpointing") for callback in trainer["callbacks"] or [])
+
+
+def _has_features(data: dict[str, Any]) -> bool:
+    """Whether the data bring what frozen encoders made of the images before."""
+    return any(part.get("features") for part in (data, *(source["init_args"] for source in data.get("sources", []))))
+
+
+def _features(task: Task, images: int, side: int) -> dict[str, Tensor]:
+    """What the frozen encoder would make of so many images, of its shape."""
+    encoder = frozen_encoder(task.core, ENCODER)
+    made = encoder(torch.zeros(images, 3, side, side, device="meta"), torch.zeros(images, 2, device="meta"))
+    return {ENCODER: torch.zeros(made.shape, dtype=torch.bfloat16)}
+
+
 def _count(
-    task: Task, parts: Sequence[Source], images: int, side: int, autocast: torch.dtype | None
+    task: Task, parts: Sequence[Source], images: int, side: int, features: dict[str, Tensor], **arithmetic: Any
 ) -> Counted:
     known: dict[tuple[str, Shape], StepCost] = {}
     for part in parts:
         for shape in (part.usual, part.largest):
             if (part.name, shape) not in known:
                 sys.stderr.write(f"counting {part.name}, {shape.prompts} prompts of {shape.tokens} tokens an image\n")
-                known[part.name, shape] = step_cost(task, made_up_batch(task, part.name, shape, images, side), autocast)
+                batch = replace(made_up_batch(task, part.name, shape, images, side), features=features)
+                known[part.name, shape] = step_cost(task, batch, **arithmetic)
     usual = [(part.share, known[part.name, part.usual]) for part in parts]
     largest = (known[part.name, part.largest] for part in parts)
     return Counted(

@@ -6,7 +6,7 @@ that decide about shapes (which boxes are equal, where a caption ends) are few a
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -24,6 +24,7 @@ from torch.utils.flop_counter import flop_registry
 
 from pixel_llm.core.proposal_head import ProposalHead
 from pixel_llm.losses import in_this_process_alone
+from pixel_llm.sharding import trained_blocks
 from pixel_llm.structures import Batch, DetectorOutputs, Regions, RoISamples
 from pixel_llm.tasks.base import Task
 
@@ -37,7 +38,7 @@ _ATTENTION_BACKWARD = 2.5  # of its forward pass: five products for two, one of 
 class StepCost:
     """Of one batch in one process.
 
-    forward, backward: floating point operations of products, convolutions and attention; nothing is recomputed.
+    forward, backward: floating point operations of products, convolutions and attention.
     activations: bytes that the forward pass leaves for the backward pass, weights and what follows not counted.
     weight_copies: bytes of weights in the precision of the arithmetic that the backward pass needs: autocast makes
         them wherever a gradient passes through a weight, trained or frozen.
@@ -49,30 +50,64 @@ class StepCost:
     weight_copies: int
 
 
-def step_cost(task: Task, batch: Batch, autocast: torch.dtype | None = None) -> StepCost:
+def step_cost(task: Task, batch: Batch, autocast: torch.dtype | None = None, recompute: bool = False) -> StepCost:
     """The cost of a training step on a GPU with fused attention; neither `task` nor any random state is touched.
 
     task: on any device, also "meta".  batch: on the CPU.  autocast: the dtype of the arithmetic, None for the weights'.
+    recompute: with activation checkpointing (`callbacks.activation_checkpointing`).
     Of a detector, as many samples as can be are taken to be of a true box.
     """
     empty = Empty()
     hollow = _hollow(task, empty.of)
     weights = {p.untyped_storage()._cdata for p in [*hollow.parameters(), *hollow.buffers()]}
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if isinstance(tensor, FakeTensor) and storage._cdata not in weights:
-            kept[storage._cdata] = storage
-        return tensor
-
-    hooks = saved_tensors_hooks(pack, lambda tensor: tensor)
+    kept = Kept(weights)
+    blocks = [Recomputed(block, empty, kept) for block in (trained_blocks(hollow.core) if recompute else [])]
+    hooks = saved_tensors_hooks(kept.add, lambda tensor: tensor)
     with in_this_process_alone(), fork_rng(devices=[]), _autocast(autocast), hooks, empty, FusedAttention():
         loss = hollow.training_step(replace(batch, images=empty.of(batch.images)), 0)
-    copies = sum(storage.nbytes() for key, storage in kept.items() if key in empty.weight_copies)
-    activations = sum(storage.nbytes() for storage in kept.values()) - copies
+    copies = kept.bytes(among=empty.weight_copies)
+    activations = kept.bytes() - copies + max((block.inside for block in blocks), default=0)
     del loss  # until here it held the storages
     return StepCost(empty.forward, empty.backward, activations, copies)
+
+
+class Kept:
+    """The storages that tensors without content keep for the backward pass, beside those of `weights`."""
+
+    def __init__(self, weights: Collection[int]) -> None:
+        self.weights = weights
+        self.storages: dict[int, torch.UntypedStorage] = {}  # held, so that no other gets the same address
+
+    def add(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if isinstance(tensor, FakeTensor) and storage._cdata not in self.weights:
+            self.storages[storage._cdata] = storage
+        return tensor
+
+    def bytes(self, among: Collection[int] | None = None) -> int:
+        return sum(s.nbytes() for key, s in self.storages.items() if among is None or key in among)
+
+
+class Recomputed:
+    """Lets a block keep its inputs alone: what is inside is made again when the backward pass comes to it.
+
+    inside: bytes that it then takes; one block at a time has them.
+    """
+
+    def __init__(self, block: nn.Module, empty: "Empty", kept: Kept) -> None:
+        self.forward, self.empty, self.kept, self.inside = block.forward, empty, kept, 0
+        block.forward = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, Tensor):
+                self.kept.add(tensor)
+        before, inside = self.empty.forward, Kept(self.kept.weights)
+        with saved_tensors_hooks(inside.add, lambda tensor: tensor):
+            out = self.forward(*args, **kwargs)
+        self.inside = inside.bytes()
+        self.empty.backward += self.empty.forward - before
+        return out
 
 
 class Empty(TorchDispatchMode):

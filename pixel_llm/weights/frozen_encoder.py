@@ -7,6 +7,8 @@ from pixel_llm.core.image_encoder import ImageEncoder
 from pixel_llm.core.layers import StochasticDepth
 from pixel_llm.weights.frozen import fingerprint
 
+ENCODER = "sam_encoder"  # the one whose features are computed beforehand
+
 
 def frozen_encoder(core: nn.Module, name: str) -> ImageEncoder:
     """The encoder of this name in a model; ValueError with one line where more than the image decides on its output."""

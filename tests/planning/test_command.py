@@ -37,6 +37,20 @@ def test_a_mixture_is_planned(toy: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "stage: 100 steps" in said
 
 
+def test_features_made_before_and_activation_checkpointing_are_reckoned_with(toy: Path, tmp_path: Path) -> None:
+    config = command.read_config(["--config", str(write_config(tmp_path / "config.yaml", tiny_config(toy, tmp_path)))])
+
+    def planned(said: str) -> float:
+        report = command.plan(config, 1, "h100", command.Rates(), None, None)
+        return float(re.search(rf"{said} +([0-9.e-]+)", "\n".join(report))[1])
+
+    forward, backward = planned("forward"), planned("backward")
+    config["data"]["init_args"]["features"] = "runs/features"
+    assert planned("forward") < forward
+    config["trainer"]["callbacks"] = [{"class_path": "callbacks.activation_checkpointing.ActivationCheckpointing"}]
+    assert planned("backward") > backward
+
+
 def test_a_global_batch_is_kept() -> None:
     assert split_batch(8, 4, 8, None).total == 256
     sizes = {gpus: split_batch(8, 4, gpus, 256) for gpus in (8, 16, 64)}

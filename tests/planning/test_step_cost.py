@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from callbacks.activation_checkpointing import ActivationCheckpointing
 from datamodules.base import ShardDataModule
 from pixel_llm.core.proposal_head import ProposalHead
 from pixel_llm.planning.step_cost import step_cost
@@ -19,7 +20,7 @@ from pixel_llm.tasks.dense_captioning import DenseCaptioning
 from pixel_llm.tasks.referring_localization import ReferringLocalization
 from pixel_llm.tasks.region_captioning import RegionCaptioning
 from pixel_llm.tasks.trace_captioning import TraceCaptioning
-from tests.runs import PROPOSAL_HEAD, tiny_optimizer
+from tests.runs import PROPOSAL_HEAD, tiny_optimizer, tiny_trainer
 from tests.tiny import tiny_core, tiny_git, tiny_t5, toy_narratives, toy_referring, toy_regions
 
 
@@ -76,6 +77,18 @@ def test_operations_and_memory_are_those_of_a_real_step(toy: Path, name: str) ->
         assert cost.forward + cost.backward == operations
         assert cost.activations == pytest.approx(kept, rel=0.002)
     assert cost.weight_copies == 0
+
+
+def test_activation_checkpointing_keeps_less_and_computes_again(toy: Path) -> None:
+    task = TraceCaptioning(tiny_core(tiny_git()), tiny_optimizer())
+    batch = next(iter(toy_narratives(toy).train_dataloader()))
+    plain, again = step_cost(task, batch), step_cost(task, batch, recompute=True)
+    assert again.forward == plain.forward
+    assert again.activations < 0.8 * plain.activations
+    ActivationCheckpointing().setup(tiny_trainer(toy, steps=1), task, "fit")
+    operations, outside = taken(task, batch)
+    assert again.forward + again.backward == pytest.approx(operations, rel=0.02)  # torch leaves out a block's last product
+    assert outside < again.activations  # what checkpoints hold themselves is not saved by autograd
 
 
 class Products(nn.Module):
