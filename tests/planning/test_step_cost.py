@@ -87,7 +87,7 @@ def test_activation_checkpointing_keeps_less_and_computes_again(toy: Path) -> No
     assert again.activations < 0.8 * plain.activations
     ActivationCheckpointing().setup(tiny_trainer(toy, steps=1), task, "fit")
     operations, outside = taken(task, batch)
-    assert again.forward + again.backward == pytest.approx(operations, rel=0.02)  # torch leaves out a block's last product
+    assert again.forward + again.backward == pytest.approx(operations, rel=0.02)  # torch skips the last product
     assert outside < again.activations  # what checkpoints hold themselves is not saved by autograd
 
 
