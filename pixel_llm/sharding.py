@@ -28,11 +28,14 @@ from torch.optim import Optimizer
 from pixel_llm.weights.shards import write_share
 from pixel_llm.weights.tensors import check_fit
 
-# What is called of a PixelLLM besides forward, and of a language model that is trained alone. They must not call each
-# other: the end of an inner one would share the weights out under the outer one.
-_ENTRIES = ("encode_images", "extract", "locate", "segment", "generate", "encode_prefix", "hidden_states", "logits")
+# What is called of a PixelLLM or a PixelSail besides forward, and of a language model that is trained alone. They must
+# not call each other: the end of an inner one would share the weights out under the outer one.
+_ENTRIES = (
+    "encode_images", "extract", "locate", "segment", "generate", "encode_prefix", "hidden_states", "logits",
+    "mask_features", "masks",
+)  # fmt: skip
 
-_STACKS = ("sam_encoder", "tuned_encoder", "language_model")
+_STACKS = ("sam_encoder", "tuned_encoder", "language_model", "backbone")
 
 
 def blocks(core: nn.Module) -> Iterator[nn.Module]:

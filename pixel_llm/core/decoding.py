@@ -6,12 +6,10 @@ sum of all log-probabilities over the number of words, the beam score is penalis
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-
-from pixel_llm.core.language_model import LanguageModel
 
 _IMPOSSIBLE = -1.0e7
 
@@ -49,7 +47,20 @@ class Decoded:
     scores: Tensor
 
 
-def decode(language_model: LanguageModel, prefix: Any, first: Tensor, rule: DecodingRule) -> Decoded:
+class Continued(Protocol):
+    """What a search asks of a model; the meaning is that of `pixel_llm.core.language_model.LanguageModel`."""
+
+    width: int
+    eos_id: int
+    pad_id: int
+
+    def start(self, prefix: Any) -> Any: ...
+    def step(self, state: Any, tokens: Tensor) -> Tensor: ...
+    def reorder(self, state: Any, index: Tensor) -> None: ...
+    def logits(self, hidden: Tensor) -> Tensor: ...
+
+
+def decode(language_model: Continued, prefix: Any, first: Tensor, rule: DecodingRule) -> Decoded:
     """Continue each prompt's prefix from its first token (int[P], usually <bos>) by `rule`."""
     if rule.max_tokens < 3:
         raise ValueError(f"max_tokens={rule.max_tokens} leaves no room for a word between <bos> and </s>")
@@ -57,7 +68,7 @@ def decode(language_model: LanguageModel, prefix: Any, first: Tensor, rule: Deco
     return search(language_model, prefix, first, rule)
 
 
-def _greedy(lm: LanguageModel, prefix: Any, first: Tensor, rule: DecodingRule) -> Decoded:
+def _greedy(lm: Continued, prefix: Any, first: Tensor, rule: DecodingRule) -> Decoded:
     rows = len(first)
     tokens = first.new_full((rows, rule.max_tokens), lm.pad_id)
     tokens[:, 0] = first
@@ -84,7 +95,7 @@ def _greedy(lm: LanguageModel, prefix: Any, first: Tensor, rule: DecodingRule) -
     return Decoded(tokens[:, : len(steps) + 1], states, scores / words.clamp(min=1))
 
 
-def _next_logp(lm: LanguageModel, hidden: Tensor, forbidden: Tensor | None = None) -> Tensor:
+def _next_logp(lm: Continued, hidden: Tensor, forbidden: Tensor | None = None) -> Tensor:
     """float[..., D] -> float[..., V] log-probabilities of the next token; forbidden: int[...] of one each."""
     logits = lm.logits(hidden).float()
     if forbidden is not None:
@@ -136,7 +147,7 @@ def _continuations(beams: _Beams, logp: Tensor, position: int, count: int) -> tu
     return grown, token
 
 
-def _beam_search(lm: LanguageModel, prefix: Any, first: Tensor, rule: DecodingRule) -> Decoded:
+def _beam_search(lm: Continued, prefix: Any, first: Tensor, rule: DecodingRule) -> Decoded:
     rows, k, length = len(first), rule.beams, rule.max_tokens
     tokens = first.new_full((rows, k, length), lm.eos_id)
     tokens[..., 0] = first[:, None]
@@ -164,7 +175,7 @@ def _beam_search(lm: LanguageModel, prefix: Any, first: Tensor, rule: DecodingRu
     return _finish(lm, live, ended, torch.stack(steps, dim=2))
 
 
-def _finish(lm: LanguageModel, live: _Beams, ended: _Beams, states: Tensor) -> Decoded:
+def _finish(lm: Continued, live: _Beams, ended: _Beams, states: Tensor) -> Decoded:
     """The best ended hypothesis of each prompt, or the best live one where none ended, with its states.
 
     states: float[P, K, T', D] of the beams' slots at each step.
