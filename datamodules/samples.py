@@ -9,9 +9,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.views import View
-from pixel_llm.structures import Batch, Prompts, Reference, Targets
+from pixel_llm.structures import Batch, Prompts, Reference, Targets, VisualPrompts
 
 WHOLE_IMAGE = (0.0, 0.0, 1.0, 1.0)
+
+
+@dataclass
+class VisualPrompt:
+    """A region that questions about an image can name.
+
+    symbol: the number K of its <PromptK>.  mask: bool[h, w] over the view's pixels.
+    """
+
+    symbol: int
+    mask: Tensor
 
 
 @dataclass
@@ -22,6 +33,8 @@ class Question:
     prompt_box: x0 y0 x1 y1 in the view's [0, 1].  context: tokens of the prompt's text.
     points: clicks x y label in the view's [0, 1], label 1 on the object and 0 beside it; in place of the box.
     mask: bool[h, w] over the view's pixels.  labels: an index for each kind of attribute, -1 where unknown.
+    answer_masks: bool[h, w] likewise for each mask token of the answer, in order; in place of `mask`.
+    visual_prompts: regions that are marked in the image for it.
     """
 
     reference: Reference
@@ -32,6 +45,8 @@ class Question:
     points: list[tuple[float, float, int]] = field(default_factory=list)
     mask: Tensor | None = None
     labels: list[int] = field(default_factory=list)
+    answer_masks: list[Tensor] = field(default_factory=list)
+    visual_prompts: list[VisualPrompt] = field(default_factory=list)
 
 
 @dataclass
@@ -51,6 +66,15 @@ class Sample:
     skipped: list[str] = field(default_factory=list)
     features: dict[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def visual_prompts(self) -> list[VisualPrompt]:
+        """Those of all its questions, which share an image; ValueError where two are named alike."""
+        named: dict[int, VisualPrompt] = {}
+        for prompt in (prompt for question in self.questions for prompt in question.visual_prompts):
+            if named.setdefault(prompt.symbol, prompt) is not prompt:
+                raise ValueError(f"{self.key}: two regions are named <Prompt{prompt.symbol}>")
+        return list(named.values())
+
 
 def collate(samples: Sequence[Sample], canvas: int, pad_id: int) -> Batch:
     """Stack samples into one batch with square canvases of `canvas` pixels; prompts stay flat and ragged."""
@@ -59,6 +83,7 @@ def collate(samples: Sequence[Sample], canvas: int, pad_id: int) -> Batch:
         h, w = sample.view.pixels.shape[-2:]
         image[:, :h, :w] = sample.view.pixels
     questions = [(i, q) for i, sample in enumerate(samples) for q in sample.questions]
+    answered = [mask for _, q in questions for mask in q.answer_masks]
     contexts, labels = [q.context for _, q in questions], [q.labels for _, q in questions]
     prompts = Prompts(
         image_index=torch.tensor([i for i, _ in questions], dtype=torch.long),
@@ -76,11 +101,21 @@ def collate(samples: Sequence[Sample], canvas: int, pad_id: int) -> Batch:
         targets=_targets([q for _, q in questions], pad_id) if any(q.tokens for _, q in questions) else None,
         references=[None if samples[i].repeated else q.reference for i, q in questions],
         sources=[s.source for s in samples],
-        masks=_masks([q.mask for _, q in questions], canvas),
+        masks=_masks(answered or [q.mask for _, q in questions], canvas),
         labels=_pad(labels, -1) if any(labels) else None,
         skipped=[line for s in samples for line in s.skipped],
         features={name: torch.stack([s.features[name] for s in samples]) for name in samples[0].features},
+        visual_prompts=_visual_prompts(samples, canvas),
     )
+
+
+def _visual_prompts(samples: Sequence[Sample], canvas: int) -> VisualPrompts | None:
+    prompts = [(i, prompt) for i, sample in enumerate(samples) for prompt in sample.visual_prompts]
+    masks = _masks([prompt.mask for _, prompt in prompts], canvas)
+    if masks is None:
+        return None
+    image_index = torch.tensor([i for i, _ in prompts], dtype=torch.long)
+    return VisualPrompts(image_index, torch.tensor([p.symbol for _, p in prompts], dtype=torch.long), masks)
 
 
 def _targets(questions: Sequence[Question], pad_id: int) -> Targets:

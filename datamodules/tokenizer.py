@@ -1,12 +1,12 @@
 """Text to token ids with the characters that each token covers, and back.
 
-Any `tokenizer.json` of the tokenizers library (Flan-T5's, or one that `pixel-llm prepare tokenizer` made), or a BERT
-`vocab.txt`. Sequences follow the published layout: <bos> w1 .. wn </s>, cut at the maximum length, so an over-long
+Any `tokenizer.json` of the tokenizers library (Flan-T5's, Qwen's, or one that `pixel-llm prepare tokenizer` made), or a
+BERT `vocab.txt`. Sequences follow the published layout: <bos> w1 .. wn </s>, cut at the maximum length, so an over-long
 caption loses its </s>.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,13 +17,16 @@ from tokenizers.implementations import BertWordPieceTokenizer
 
 Span = tuple[int, int]
 
+_QWEN = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
 
 class Tokenizer:
     """A tokenizer with its special ids.
 
     path: a folder with `tokenizer.json` or `vocab.txt`, or one of these files.
     Padding is 0; T5 and the trained ones have </s> = 1 and begin with the padding id, as T5's decoder does; BERT
-    has [CLS] and [SEP]. Raises FileNotFoundError or ValueError with one line naming the file.
+    has [CLS] and [SEP]. Qwen pads with <|endoftext|>, and <|im_start|> and <|im_end|> are what <bos> and </s> are
+    elsewhere. Raises FileNotFoundError or ValueError with one line naming the file.
     """
 
     def __init__(self, path: str) -> None:
@@ -53,20 +56,32 @@ class Tokenizer:
     def _set_special_ids(self, origin: str) -> None:
         self._backend.no_padding()
         self._backend.no_truncation()
-        ids = {name: self._backend.token_to_id(name) for name in ("<pad>", "</s>", "[PAD]", "[CLS]", "[SEP]")}
-        if ids["[CLS]"] is not None and ids["[SEP]"] is not None:
-            self.pad_id, self.bos_id, self.eos_id = ids["[PAD]"] or 0, ids["[CLS]"], ids["[SEP]"]
-        elif ids["<pad>"] is not None and ids["</s>"] is not None:
-            self.pad_id = self.bos_id = ids["<pad>"]
-            self.eos_id = ids["</s>"]
+        pad, end, bert_pad, cls, sep = map(self._backend.token_to_id, ("<pad>", "</s>", "[PAD]", "[CLS]", "[SEP]"))
+        blank, start, stop = map(self._backend.token_to_id, _QWEN)
+        if blank is not None and start is not None and stop is not None:
+            self.pad_id, self.bos_id, self.eos_id = blank, start, stop
+        elif cls is not None and sep is not None:
+            self.pad_id, self.bos_id, self.eos_id = bert_pad or 0, cls, sep
+        elif pad is not None and end is not None:
+            self.pad_id, self.bos_id, self.eos_id = pad, pad, end
         else:
-            raise ValueError(f"{origin} has neither <pad> and </s> nor [PAD], [CLS] and [SEP]")
+            raise ValueError(f"{origin} has neither <pad> and </s> nor [PAD], [CLS] and [SEP] nor {', '.join(_QWEN)}")
         self.vocabulary_size: int = self._backend.get_vocab_size()
 
     def encode(self, text: str) -> tuple[list[int], list[Span]]:
         """Token ids without special tokens, and the characters of `text` that each covers."""
         encoding = self._backend.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
+
+    def encode_typed(self, text: str) -> list[int]:
+        """The same ids for text that people wrote, in which the name of a special token is text as any other."""
+        self._backend.encode_special_tokens = True
+        try:
+            ids = self._backend.encode(text, add_special_tokens=False).ids
+        finally:
+            self._backend.encode_special_tokens = False
+        # T5's pieces hold "</s>" itself.
+        return [token for token in ids if token not in (self.pad_id, self.bos_id, self.eos_id)]
 
     def sequence(self, ids: list[int], max_tokens: int) -> list[int]:
         """<bos> ids </s>, cut to max_tokens."""
@@ -75,6 +90,10 @@ class Tokenizer:
     def context(self, text: str, max_tokens: int) -> list[int]:
         """The tokens of a prompt's text: ids </s>, cut to max_tokens."""
         return [*self.encode(text)[0], self.eos_id][:max_tokens]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What ids say, without special tokens."""
+        return self._backend.decode(list(ids), skip_special_tokens=True)
 
     def decode(self, ids: Iterable[int]) -> tuple[str, list[Span]]:
         """The text of ids up to </s> or padding (a leading <bos> is dropped), and the characters that each id gave."""
@@ -85,7 +104,7 @@ class Tokenizer:
             if token in (self.eos_id, self.pad_id):
                 break
             kept.append(token)
-        prefixes = [self._backend.decode(kept[:n], skip_special_tokens=True) for n in range(len(kept) + 1)]
+        prefixes = [self.text(kept[:n]) for n in range(len(kept) + 1)]
         spans = [(len(before), len(after)) for before, after in pairwise(prefixes)]
         return prefixes[-1], spans
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.samples import Question, Sample, collate
+from datamodules.samples import Question, Sample, VisualPrompt, collate
 from datamodules.views import View
 from pixel_llm.structures import Batch, Reference
 
@@ -82,3 +82,33 @@ def test_a_repeated_sample_has_no_reference() -> None:
     once, again = (sample("a", 4, 4, [asked([0, 1], [])]) for _ in range(2))
     again.repeated = True
     assert [r is None for r in collate([once, again], 4, 0).references] == [False, True]
+
+
+def test_masks_of_answers_are_flat_in_their_order() -> None:
+    small, wide = torch.ones(2, 3, dtype=torch.bool), torch.ones(3, 4, dtype=torch.bool)
+    empty = torch.zeros(3, 4, dtype=torch.bool)
+    first = [asked([0, 1], []), Question(Reference("r", ""), answer_masks=[small, empty])]
+    second = [Question(Reference("r", ""), answer_masks=[wide])]
+    batch = collate([sample("a", 3, 4, first), sample("b", 3, 4, second)], 4, 0)
+    assert batch.masks is not None
+    assert batch.masks.sum((1, 2)).tolist() == [6, 0, 12]
+
+
+def test_regions_that_questions_name_belong_to_their_image() -> None:
+    def region(symbol: int, pixels: int) -> VisualPrompt:
+        mask = torch.zeros(3, 4, dtype=torch.bool)
+        mask[0, :pixels] = True
+        return VisualPrompt(symbol, mask)
+
+    shared, other, third = region(2, 1), region(0, 2), region(2, 3)
+    first = [Question(Reference("r", ""), visual_prompts=prompts) for prompts in ([shared], [shared, other])]
+    second = [Question(Reference("r", ""), visual_prompts=[third])]
+    batch = collate([sample("a", 3, 4, first), sample("b", 3, 4, []), sample("c", 3, 4, second)], 4, 0)
+    assert batch.visual_prompts is not None
+    assert batch.visual_prompts.image_index.tolist() == [0, 0, 2]
+    assert batch.visual_prompts.symbols.tolist() == [2, 0, 2]
+    assert batch.visual_prompts.masks.shape == (3, 4, 4)
+    assert batch.visual_prompts.masks.sum((1, 2)).tolist() == [1, 2, 3]
+    first[0].visual_prompts.append(region(2, 1))
+    with pytest.raises(ValueError, match="a: two regions are named <Prompt2>"):
+        collate([sample("a", 3, 4, first)], 4, 0)
