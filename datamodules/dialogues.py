@@ -38,7 +38,7 @@ class Dialogue:
 
     def form(self, forms: Sequence[str], rng: np.random.Generator) -> str:
         """One of the forms."""
-        return forms[rng.integers(len(forms))] if self.training else forms[0]
+        return forms[int(rng.integers(len(forms)))] if self.training else forms[0]
 
 
 class DialogueDataModule(ShardDataModule):
