@@ -1,0 +1,94 @@
+"""Vision experts of transformers as image encoders, to be frozen and learned from.
+
+Both read the canvas resized to the size that they were trained for, with ImageNet's statistics and zeros in the
+padding.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from pixel_llm.core.image_encoder import IMAGENET_MEAN, IMAGENET_STD, ImageEncoder
+from pixel_llm.messages import one_line
+from pixel_llm.pixel_sail.distillation import FrozenEncoder, Teacher
+
+_MULTIPLE = 32  # the coarsest stride of both
+
+
+class Mask2FormerEncoder(ImageEncoder):
+    """The last hidden state of Mask2Former's pixel decoder: float[B, C, h, w] at a quarter of the sides that it reads.
+
+    pixel_level_module: backbone and pixel decoder of a Mask2Former.
+    image_size: the longer side of what it reads (the paper's teacher: 800).
+    """
+
+    def __init__(self, pixel_level_module: Any, image_size: int = 800) -> None:
+        channels = pixel_level_module.decoder.mask_projection.out_channels
+        super().__init__(channels=channels, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        self.pixel_level_module = pixel_level_module
+        self.image_size = image_size
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return self.pixel_level_module(resized(pixels, self.image_size)).decoder_last_hidden_state
+
+
+class Sam2Encoder(ImageEncoder):
+    """SAM 2's image embedding, the coarsest map of its neck: float[B, C, h, w] at a 16th of the sides that it reads.
+
+    vision_encoder: of transformers' SAM 2.  image_size: the longer side of what it reads.
+    """
+
+    def __init__(self, vision_encoder: Any, image_size: int = 1024) -> None:
+        channels = vision_encoder.config.fpn_hidden_size
+        super().__init__(channels=channels, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        self.vision_encoder = vision_encoder
+        self.image_size = image_size
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return self.vision_encoder(resized(pixels, self.image_size)).fpn_hidden_states[-1]
+
+
+def mask2former(source: str = "facebook/mask2former-swin-large-coco-panoptic", image_size: int = 800) -> Teacher:
+    """The paper's segmentation expert, under the name "mask2former".
+
+    source: a folder in the transformers format, or a model of the hub.
+    Raises OSError with one line where there is nothing at `source`, ValueError where it is no whole Mask2Former.
+    """
+    from transformers import Mask2FormerModel  # the class with its losses needs scipy
+
+    model = _pretrained(Mask2FormerModel, source, "pixel_level_module.")
+    return FrozenEncoder(Mask2FormerEncoder(model.pixel_level_module, image_size), "mask2former")
+
+
+def sam2(source: str = "facebook/sam2.1-hiera-large", image_size: int = 1024) -> Teacher:
+    """The paper's teacher of the states, under the name "sam2"; arguments and errors as in `mask2former`."""
+    from transformers import Sam2Model
+
+    model = _pretrained(Sam2Model, source, "vision_encoder.")
+    return FrozenEncoder(Sam2Encoder(model.vision_encoder, image_size), "sam2")
+
+
+def _pretrained(kind: Any, source: str, part: str) -> Any:
+    """A model of transformers whose tensors named `part`* all come from its weights."""
+    load: Callable[..., Any] = kind.from_pretrained
+    try:
+        model, report = load(source, output_loading_info=True)
+    except OSError as error:
+        raise OSError(f"{source}: no weights of a {kind.__name__} to be had: {one_line(error)}") from error
+    except RuntimeError as error:  # tensors of other shapes
+        raise ValueError(f"{source}: not a {kind.__name__}: {one_line(error)}") from error
+    missing = sorted(name for name in report["missing_keys"] if name.startswith(part))
+    if missing:
+        raise ValueError(f"{source}: not a whole {kind.__name__}: it lacks {missing[0]} and {len(missing) - 1} more")
+    return model
+
+
+def resized(pixels: Tensor, side: int) -> Tensor:
+    """float[B, 3, H, W] with the longer side `side`, bilinear; both sides rounded to what strides of 32 divide."""
+    longer = max(pixels.shape[-2:])
+    size = [max(1, round(length * side / longer / _MULTIPLE)) * _MULTIPLE for length in pixels.shape[-2:]]
+    if list(pixels.shape[-2:]) == size:
+        return pixels
+    return F.interpolate(pixels.float(), size, mode="bilinear", antialias=True).to(pixels.dtype)
