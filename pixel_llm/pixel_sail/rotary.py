@@ -39,14 +39,11 @@ class RotaryPositions(nn.Module):
     def of_base(cls, head_width: int, base: float) -> "RotaryPositions":
         return cls(base ** -(torch.arange(0, head_width, 2) / head_width))
 
-    def angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """int[N, L, 3] -> cosine and sine of each dimension's angle, times `scale`, float32[N, L, d] each."""
         with torch.autocast(positions.device.type, enabled=False):
             angles = (positions[..., self.axes].float() * self.frequencies.float()).repeat(1, 1, 2)
             return angles.cos() * self.scale, angles.sin() * self.scale
-
-    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        return self.angles(positions)
 
 
 def rotate(values: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
