@@ -26,9 +26,9 @@ TEXT = """What the mask head takes beyond its weights and its input for one imag
 {masks} masks, in {dtype}: without gradients, and in a training step (forward and backward). It has the widths of the
 paper's models, patches of {patch} pixels and {embedding} channels in which masks are looked for; a stride of {patch} is
 the plain baseline, 4 the paper's, 2 the published code's. Reckoned: in training five maps of all channels after each
-doubling, the two layers behind them and the masks are held for the backward pass, which needs two more maps at its begin, and by its end the
-weights' gradients, which are added on top; without gradients three maps are there at once. Measured is the peak of the process, on a GPU of the
-allocated tensors, over what was there before."""
+doubling, the two layers behind them and the masks are held for the backward pass, which needs two more maps at its
+begin, and by its end the weights' gradients, which are added on top; without gradients three maps are there at once.
+Measured is the peak of the process, on a GPU of the allocated tensors, over what was there before."""
 HEADER = [
     "model", "stride", "mask grid", "one map, GB", "masks: measured, GB", "reckoned, GB",
     "training: measured, GB", "reckoned, GB",
