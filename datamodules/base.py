@@ -32,6 +32,7 @@ class ImageSamples:
     scale_jitter, flip_probability: the training augmentation; (1, 1) and 0 show the whole image.
     blank: paint the image black; what a model then still knows, it knows from the text.
     cache: adds what a frozen encoder made of the whole image before.
+    text_alone: a record without a picture is text alone, its view 0 x 0 pixels; else it cannot be used.
     """
 
     questions: MakeQuestions
@@ -40,9 +41,15 @@ class ImageSamples:
     flip_probability: float = 0.0
     blank: bool = False
     cache: FeatureCache | None = None
+    text_alone: bool = False
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Sample:
         name = f"{record['__url__']}, {record['__key__']}"
+        if self.text_alone and "jpg" not in record:
+            if self.cache is not None:
+                raise ValueError(f"{name}: without a picture there are no features of it")
+            view = View(torch.zeros(3, 0, 0, dtype=torch.uint8), (0.0, 0.0, 1.0, 1.0), False, (0, 0))
+            return Sample(record["__key__"], view, self.questions(record, view, rng))
         pixels = decode_jpeg(record["jpg"], name)
         size = (pixels.shape[-2], pixels.shape[-1])
         if self.scale_jitter == (1.0, 1.0) and not self.flip_probability:

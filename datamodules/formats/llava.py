@@ -3,6 +3,9 @@
 The file is one JSON list. An entry holds `id`, `image` (the picture's path, absent in conversations without one) and
 `conversations`, a list of {from, value} in which `human` asks and `gpt` answers in turn. `<image>` in a question marks
 where the picture goes. An image, and an id, may have several entries.
+
+Osprey (Yuan et al., CVPR 2024) publishes questions about regions in the same form: `file_name` for `image`, `height`,
+`width`, and `annotation`, a list of regions with a COCO `segmentation` each, which the texts name <region1>, <region2>.
 """
 
 import re
@@ -12,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.formats.image_paths import check_inside
-from datamodules.formats.records import BadRecord, RecordError, items, read_json_list, text
+from datamodules.formats.records import BadRecord, RecordError, items, read_json_list, text, value, whole_number
 
 _HUMAN = "human"
+REGION = re.compile(r"<region([0-9]+)>")
 _IMAGE_MARKER = re.compile(r"<image>\n|\n<image>|<image>")
 
 
@@ -28,11 +32,17 @@ class Turn:
 
 @dataclass(frozen=True)
 class Conversation:
-    """where: its place, for a report.  image: path of the picture below the image folder.  turns: at least one."""
+    """where: its place, for a report.  image: path of the picture below the image folder.  turns: at least one.
+
+    regions: COCO segmentations of what the turns name <region1>, <region2> and so on, as they stand in the file.
+    size: (width, height) of the image that they are for; None where there are none.
+    """
 
     where: str
     image: str
     turns: tuple[Turn, ...]
+    regions: tuple[Any, ...] = ()
+    size: tuple[int, int] | None = None
 
 
 def read_llava(path: Path) -> Iterator[Conversation | BadRecord]:
@@ -43,7 +53,7 @@ def read_llava(path: Path) -> Iterator[Conversation | BadRecord]:
     for number, entry in enumerate(read_json_list(path)):
         where = f"{path}: entry {number}"
         try:
-            yield Conversation(where, _image(entry), _turns(entry))
+            yield Conversation(where, _image(entry), _turns(entry), *_regions(entry))
         except RecordError as error:
             yield BadRecord(where, str(error))
 
@@ -51,9 +61,20 @@ def read_llava(path: Path) -> Iterator[Conversation | BadRecord]:
 def _image(entry: Any) -> str:
     if not isinstance(entry, dict):
         raise RecordError("not a JSON object where one is expected")
-    if not entry.get("image"):
+    key = "image" if entry.get("image") or not entry.get("file_name") else "file_name"
+    if not entry.get(key):
         raise RecordError("a conversation without an image")
-    return check_inside(text(entry, "image"), "image")
+    return check_inside(text(entry, key), key)
+
+
+def _regions(entry: dict[str, Any]) -> tuple[tuple[Any, ...], tuple[int, int] | None]:
+    if "annotation" not in entry:
+        return (), None
+    regions = tuple(value(region, "segmentation") for region in items(entry, "annotation"))
+    said = (text(one, "value") for one in items(entry, "conversations"))
+    if any(not 1 <= int(number) <= len(regions) for one in said for number in REGION.findall(one)):
+        raise RecordError("a region is named that is not annotated")
+    return regions, (whole_number(entry, "width"), whole_number(entry, "height"))
 
 
 def _turns(entry: dict[str, Any]) -> tuple[Turn, ...]:

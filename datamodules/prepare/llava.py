@@ -1,12 +1,15 @@
 """Conversations of LLaVA's form -> shards of kind `llava`; one sample for each image, with all that is said of it.
 
-JSON part: `turns`: [{question, answer}], those of one conversation behind another.
+JSON part: `turns`: [{question, answer}], those of one conversation behind another; where they name regions of the
+image, `regions`: [{size, counts}], their run-length encodings, of which the texts name the first <region1>.
 """
 
 from pathlib import Path
 
-from datamodules.formats.llava import Conversation, read_llava
-from datamodules.formats.records import BadRecord
+from datamodules.formats.llava import REGION, Conversation, read_llava
+from datamodules.formats.masks import Rle, compressed_rle
+from datamodules.formats.records import BadRecord, RecordError
+from datamodules.formats.splits import Size
 from datamodules.prepare.corpus import Corpus, Description, ImageWork, check_file_names, check_keys
 from datamodules.prepare.report import Report
 
@@ -37,18 +40,39 @@ def open_corpus(files: list[Path]) -> Corpus:
 def describe(work: ImageWork, report: Report) -> Description | None:
     """What is said of an image, without empty answers; None where nothing is left."""
     conversations: list[Conversation] = work.records
-    turns, written = [], 0
+    turns, regions, written = [], list[Rle](), 0
+    size = next((conversation.size for conversation in conversations if conversation.size), None)
     for conversation in conversations:
         report.counts["records read"] += 1
+        try:
+            named = _regions(conversation, size)
+        except RecordError as error:
+            report.skip("records", str(error), conversation.where)
+            continue
         answered = [turn for turn in conversation.turns if turn.answer.strip()]
         empty = len(conversation.turns) - len(answered)
         if empty:
             report.skip("turns", "empty answer", conversation.where, empty)
         if answered:
-            turns += [vars(turn) for turn in answered]
+            turns += [{k: _renumbered(said, len(regions)) for k, said in vars(turn).items()} for turn in answered]
+            regions += named
             written += 1
         else:
             report.skip("records", "no answer", conversation.where)
     if not turns:
         return None
-    return Description({"turns": turns}, [work.image_id], written)
+    content = {"turns": turns, "regions": regions} if regions else {"turns": turns}
+    return Description(content, [work.image_id], written, size=size)
+
+
+def _regions(conversation: Conversation, size: Size | None) -> list[Rle]:
+    if size is None or conversation.size is None:
+        return []
+    if conversation.size != size:
+        raise RecordError("regions for another size of the image than those of an earlier record")
+    return [compressed_rle(region, size[1], size[0]) for region in conversation.regions]
+
+
+def _renumbered(said: str, first: int) -> str:
+    """A text whose regions stand behind so many others."""
+    return REGION.sub(lambda name: f"<region{int(name[1]) + first}>", said) if first else said
