@@ -95,6 +95,8 @@ class ShardDataModule(EvaluationLoaders):
         all are counted. An evaluation always stops.
     streaming: read training shards from front to back in a random order that is not exact, and without a copy on this
         machine (see `datamodules/streaming.py`). Evaluation stays exact.
+    length_multiple: texts are padded until their tokens are a multiple of it, so that a compiled model meets few
+        lengths (see `callbacks/compilation.py`).
     features: a folder that `pixel-llm prepare features` wrote: frozen encoders' features are read and not computed.
         Training must then show images whole, always the same: without jitter and flips.
     """
@@ -119,9 +121,11 @@ class ShardDataModule(EvaluationLoaders):
         blank_images: bool = False,
         strict: bool = False,
         streaming: bool = False,
+        length_multiple: int = 1,
         features: str | None = None,
     ) -> None:
         super().__init__()
+        check_multiple(length_multiple)
         self.folders = {"train": train_shards, "val": val_shards, "test": test_shards}
         self.tokenizer = Tokenizer(tokenizer)
         self.image_size, self.batch_size, self.num_workers, self.seed = (
@@ -134,6 +138,7 @@ class ShardDataModule(EvaluationLoaders):
         self.scale_jitter, self.flip_probability = scale_jitter, flip_probability
         self.blank_images = blank_images
         self.strict, self.streaming = strict, streaming
+        self.length_multiple = length_multiple
         self.features = features
 
     @abstractmethod
@@ -198,12 +203,19 @@ class ShardDataModule(EvaluationLoaders):
             raise ValueError(f"the checkpoint was trained with another tokenizer than {self.tokenizer.path}")
 
 
+def check_multiple(length_multiple: int) -> None:
+    """ValueError for a number that lengths cannot be multiples of."""
+    if length_multiple < 1:
+        raise ValueError(f"length_multiple must be at least 1, got {length_multiple}")
+
+
 def make_loader(
     module: Any, sources: Sequence[ShardDataModule], shards: Sequence[Shards], plan: Plan, training: bool
 ) -> PlannedLoader:
     """A loader over one or several sources for this rank of the module's trainer.
 
-    module: the data module in charge; gives batch_size, num_workers, seed, strict, streaming and the trainer.
+    module: the data module in charge; gives batch_size, num_workers, seed, strict, streaming, length_multiple and the
+        trainer.
     In training the last incomplete global batch is left out; in evaluation it is filled up by repeated samples.
     """
     trainer = module.trainer
@@ -226,4 +238,5 @@ def make_loader(
         num_workers=module.num_workers,
         pin_memory=torch.cuda.is_available(),
         strict=module.strict or not training,
+        length_multiple=module.length_multiple,
     )

@@ -143,6 +143,7 @@ class PlannedLoader:
     make: for each source the function that turns its records into samples.
     strict: a record that cannot be used ends the run with ShardError. Else another takes its place, the first one is
         named in the log, and all are in `Batch.skipped`; many in a row end the run all the same.
+    canvas, pad_id, length_multiple: see `collate`.
     """
 
     def __init__(
@@ -156,11 +157,13 @@ class PlannedLoader:
         num_workers: int = 0,
         pin_memory: bool = False,
         strict: bool = True,
+        length_multiple: int = 1,
     ) -> None:
         self.source, self.num_workers, self.pin_memory = source, num_workers, pin_memory
+        stack = partial(collate, canvas=canvas, pad_id=pad_id, length_multiple=length_multiple)
         self.stages = [
             partial(_make_samples, source, make, names, seed, strict),
-            wds.batched(source.batch_size, collation_fn=partial(collate, canvas=canvas, pad_id=pad_id)),
+            wds.batched(source.batch_size, collation_fn=stack),
         ]
         self._named = False
         self.epoch = self.consumed = 0  # consumed: global batches of this epoch

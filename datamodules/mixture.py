@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from datamodules.base import EvaluationLoaders, ShardDataModule, make_loader
+from datamodules.base import EvaluationLoaders, ShardDataModule, check_multiple, make_loader
 from datamodules.features import FeatureCache
 from datamodules.loader import PlannedLoader
 from datamodules.plan import Plan
@@ -12,13 +12,13 @@ class MixtureDataModule(EvaluationLoaders):
     """Draws training images from several data modules.
 
     sources: the data modules; they must agree on tokenizer and image size. Their own batch_size, num_workers, seed,
-        samples_per_epoch, strict and streaming have no effect here.
+        samples_per_epoch, strict, streaming and length_multiple have no effect here.
     weights: how often each source is drawn, in any scale.
     single_source_batches: every global batch comes from one source (the published recipe); otherwise images mix.
     samples_per_epoch: images in a training epoch; default all images of all sources together.
     evaluate_each: evaluate on the first source of each kind that has shards for it, one after the other, for a task
         that takes all kinds; else on the first source alone.
-    strict, streaming: see `ShardDataModule`.
+    strict, streaming, length_multiple: see `ShardDataModule`.
     features: see `ShardDataModule`; for the sources that name none of their own.
     """
 
@@ -34,9 +34,11 @@ class MixtureDataModule(EvaluationLoaders):
         evaluate_each: bool = False,
         strict: bool = False,
         streaming: bool = False,
+        length_multiple: int = 1,
         features: str | None = None,
     ) -> None:
         super().__init__()
+        check_multiple(length_multiple)
         first = sources[0]
         for source in sources[1:]:
             if source.tokenizer.to_json() != first.tokenizer.to_json() or source.image_size != first.image_size:
@@ -48,7 +50,7 @@ class MixtureDataModule(EvaluationLoaders):
         self.sources, self.weights, self.single_source_batches = sources, weights, single_source_batches
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.samples_per_epoch, self.evaluate_each = samples_per_epoch, evaluate_each
-        self.strict, self.streaming = strict, streaming
+        self.strict, self.streaming, self.length_multiple = strict, streaming, length_multiple
         self.tokenizer, self.image_size = first.tokenizer, first.image_size
 
     def train_dataloader(self) -> PlannedLoader:

@@ -76,8 +76,11 @@ class Sample:
         return list(named.values())
 
 
-def collate(samples: Sequence[Sample], canvas: int, pad_id: int) -> Batch:
-    """Stack samples into one batch with square canvases of `canvas` pixels; prompts stay flat and ragged."""
+def collate(samples: Sequence[Sample], canvas: int, pad_id: int, length_multiple: int = 1) -> Batch:
+    """Stack samples into one batch with square canvases of `canvas` pixels; prompts stay flat and ragged.
+
+    Texts are padded to the longest of the batch and on to a multiple of `length_multiple` tokens.
+    """
     images = torch.zeros(len(samples), 3, canvas, canvas, dtype=samples[0].view.pixels.dtype)
     for image, sample in zip(images, samples, strict=True):
         h, w = sample.view.pixels.shape[-2:]
@@ -88,7 +91,7 @@ def collate(samples: Sequence[Sample], canvas: int, pad_id: int) -> Batch:
     prompts = Prompts(
         image_index=torch.tensor([i for i, _ in questions], dtype=torch.long),
         boxes=torch.tensor([q.prompt_box for _, q in questions], dtype=torch.float32).view(len(questions), 4),
-        context=_pad(contexts, pad_id) if any(contexts) else None,
+        context=_pad(contexts, pad_id, length_multiple) if any(contexts) else None,
         **_points([q.points for _, q in questions]),
     )
     return Batch(
@@ -98,7 +101,7 @@ def collate(samples: Sequence[Sample], canvas: int, pad_id: int) -> Batch:
         sizes=torch.tensor([list(s.view.pixels.shape[-2:]) for s in samples]),
         original_sizes=torch.tensor([list(s.view.original_size) for s in samples]),
         prompts=prompts,
-        targets=_targets([q for _, q in questions], pad_id) if any(q.tokens for _, q in questions) else None,
+        targets=_targets([q for _, q in questions], pad_id, length_multiple),
         references=[None if samples[i].repeated else q.reference for i, q in questions],
         sources=[s.source for s in samples],
         masks=_masks(answered or [q.mask for _, q in questions], canvas),
@@ -118,8 +121,10 @@ def _visual_prompts(samples: Sequence[Sample], canvas: int) -> VisualPrompts | N
     return VisualPrompts(image_index, torch.tensor([p.symbol for _, p in prompts], dtype=torch.long), masks)
 
 
-def _targets(questions: Sequence[Question], pad_id: int) -> Targets:
-    tokens = _pad([q.tokens for q in questions], pad_id)
+def _targets(questions: Sequence[Question], pad_id: int, length_multiple: int) -> Targets | None:
+    if not any(q.tokens for q in questions):
+        return None
+    tokens = _pad([q.tokens for q in questions], pad_id, length_multiple)
     boxes = torch.full((*tokens.shape, 4), float("nan"))
     for row, question in zip(boxes, questions, strict=True):
         row[: len(question.boxes)] = torch.from_numpy(question.boxes)
@@ -146,8 +151,9 @@ def _masks(masks: Sequence[Tensor | None], canvas: int) -> Tensor | None:
     return out
 
 
-def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    out = torch.full((len(rows), max(map(len, rows))), value, dtype=torch.long)
+def _pad(rows: Sequence[Sequence[int]], value: int, multiple: int = 1) -> Tensor:
+    longest = max(map(len, rows))
+    out = torch.full((len(rows), -(-longest // multiple) * multiple), value, dtype=torch.long)
     for target, row in zip(out, rows, strict=True):
         target[: len(row)] = torch.tensor(row, dtype=torch.long)
     return out

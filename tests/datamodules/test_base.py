@@ -9,6 +9,7 @@ import torch
 
 from datamodules.base import ShardDataModule
 from datamodules.loader import PlannedLoader
+from datamodules.mixture import MixtureDataModule
 from datamodules.shard_index import ShardError
 from pixel_llm.structures import Batch
 from tests.tiny import toy_narratives
@@ -93,3 +94,15 @@ def test_a_checkpoint_of_another_tokenizer_is_refused(toy: Path) -> None:
     module.load_state_dict(state)
     with pytest.raises(ValueError, match="trained with another tokenizer than"):
         module.load_state_dict({"tokenizer": state["tokenizer"].replace("ball", "bell") + " "})
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_lengths_are_multiples_in_every_split_and_in_a_mixture(toy: Path, split: str) -> None:
+    alone = toy_narratives(toy, sentences=True, length_multiple=5)
+    mixed = MixtureDataModule([toy_narratives(toy)], [1.0], batch_size=4, num_workers=0, length_multiple=5)
+    for module in (alone, mixed):
+        for batch in getattr(module, f"{split}_dataloader")():
+            assert batch.targets is not None
+            assert batch.targets.tokens.shape[1] % 5 == 0
+    with pytest.raises(ValueError, match="length_multiple must be at least 1, got 0"):
+        toy_narratives(toy, length_multiple=0)

@@ -112,3 +112,25 @@ def test_regions_that_questions_name_belong_to_their_image() -> None:
     first[0].visual_prompts.append(region(2, 1))
     with pytest.raises(ValueError, match="a: two regions are named <Prompt2>"):
         collate([sample("a", 3, 4, first)], 4, 0)
+
+
+def test_texts_are_padded_to_a_multiple_of_tokens() -> None:
+    samples = [sample("a", 4, 4, [asked([0, 3, 1], [4], 0.1, [1]), asked([0, 3, 5, 6, 1], [], 0.2, [1, 3])])]
+    short, long = (collate(samples, 4, PAD, multiple) for multiple in (1, 4))
+    assert short.targets is not None
+    assert long.targets is not None
+    assert short.prompts.context is not None
+    assert long.prompts.context is not None
+    assert (short.targets.tokens.shape, long.targets.tokens.shape) == ((2, 5), (2, 8))
+    assert (short.prompts.context.shape, long.prompts.context.shape) == ((2, 1), (2, 4))
+    for before, after, filling in (
+        (short.targets.tokens, long.targets.tokens, PAD),
+        (short.prompts.context, long.prompts.context, PAD),
+        (short.targets.located, long.targets.located, False),
+        (short.targets.locations, long.targets.locations, 0.0),
+    ):
+        assert torch.equal(after[:, : before.shape[1]], before)
+        assert (after[:, before.shape[1] :] == filling).all()
+    same = collate(samples, 4, PAD, 5)
+    assert same.targets is not None
+    assert same.targets.tokens.shape == (2, 5)
