@@ -31,6 +31,15 @@ REGIONS = """A line of the predictions is a JSON object:
 Other names are ignored. Of the annotations, the splits that the predictions name are scored, with all their regions: of
 those without a line nothing was said."""
 
+PERBENCH = """A line of the predictions is a JSON object, of a form for each task:
+  {"key": "SPLIT/description/NUMBER", "answer": "A red mug with a chipped rim, left of the kettle."}
+  {"key": "SPLIT/choice/NUMBER", "answer": "B. red"}
+  {"key": "SPLIT/segmentation/NUMBER", "masks": [{"size": [h, w], "counts": ...}, ...], "forced_masks": [...]}
+SPLIT is the name of the annotations' folder, NUMBER counts the questions of a file from 0. Masks are COCO run-length
+encodings of the image's size or lists of polygons, [] where nothing was segmented; forced_masks may be absent: what
+a second attempt gave then, which the mode paper takes. Of the annotations, the tasks that the predictions name are
+scored, with all their questions: to those without a line nothing was answered."""
+
 Predictions = dict[str, tuple[int, dict[str, Any]]]  # key -> number of the line and the object on it
 
 
@@ -49,6 +58,9 @@ def main(arguments: Sequence[str]) -> None:
     regions = _add_verb(verbs, "regions", "captions of given boxes", REGIONS, "regions")
     regions.add_argument("--merge-references", action="store_true", help="of true regions that overlap by IoU 0.7")
     regions.set_defaults(run=_score_regions)
+    perbench = _add_verb(verbs, "perbench", "answers to questions about regions", PERBENCH, "perbench")
+    perbench.add_argument("--mode", choices=("paper", "strict"), default="strict", help="paper: as the authors count")
+    perbench.set_defaults(run=_score_perbench)
     options = parser.parse_args(arguments)
     options.run(options)
 
@@ -81,6 +93,12 @@ def _score_regions(options: argparse.Namespace) -> None:
     from pixel_llm.score_regions import score_regions
 
     score_regions(options.predictions, options.annotations, options.merge_references, options.json)
+
+
+def _score_perbench(options: argparse.Namespace) -> None:
+    from pixel_llm.score_perbench import score_perbench
+
+    score_perbench(options.predictions, options.annotations, options.mode, options.json)
 
 
 def score_referring(file: Path, annotations: Sequence[Path], out: Path | None) -> None:

@@ -93,6 +93,8 @@ class Reference:
     targets: x0 y0 x1 y1 in [0, 1] of the objects that an expression refers to: one, several, or none; of a region
         its own box.
     mask: COCO run-length encoding of their union at the size of the original image, where the data have one.
+    masks: of each of them, where several are asked for one by one.
+    options: among which the caption, an answer, is to be chosen.
     image: names the image, unique in the data set, where something is said of the image as a whole.
     """
 
@@ -107,6 +109,8 @@ class Reference:
     kind: str = ""
     targets: list[tuple[float, float, float, float]] = field(default_factory=list)
     mask: dict[str, Any] | None = None
+    masks: list[dict[str, Any]] = field(default_factory=list)
+    options: list[str] = field(default_factory=list)
     image: str = ""
 
     @classmethod
@@ -355,3 +359,18 @@ class RegionPrediction:
     box: tuple[float, float, float, float]
     caption: str
     score: float
+
+
+@dataclass
+class AnswerPrediction:
+    """What was answered to a question about regions of an image, for a person or a file.
+
+    key: of the question.  answer: the words, mask tokens included.
+    masks: COCO run-length encodings at the size of the original image, one for each mask token, in their order.
+    forced_masks: where there were none, those of a second attempt whose answer was made to begin with a mask token.
+    """
+
+    key: str
+    answer: str
+    masks: list[dict[str, Any]] = field(default_factory=list)
+    forced_masks: list[dict[str, Any]] = field(default_factory=list)

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from datamodules.formats.perbench import FILES
 from datamodules.formats.records import FormatError
 from datamodules.formats.referring import ReferringSplit
 from datamodules.formats.regions import RegionSplit, RegionSplits
@@ -18,6 +19,7 @@ from datamodules.prepare import coco_captions, coco_instances, llava, localized_
 from datamodules.prepare.corpus import Corpus, annotation_files, annotation_paths
 from datamodules.prepare.leaking_images import LeakingImages, check_leaks, evaluation_pictures
 from datamodules.prepare.merge import merge_parts
+from datamodules.prepare.perbench import open_perbench
 from datamodules.prepare.progress import WHOLE, Part
 from datamodules.prepare.referring import split_corpus
 from datamodules.prepare.referring_checks import check_published, name_coco_pictures
@@ -69,6 +71,7 @@ def add_prepare_commands(subparsers: Any) -> None:
     _add_referring(subparsers, "referring", "referring expressions of any form, recognised by its content")
     _add_visual_genome(subparsers)
     _add_regions(subparsers)
+    _add_perbench(subparsers)
     _add_merge(subparsers)
     _add_index(subparsers)
     _add_toy(subparsers)
@@ -141,6 +144,17 @@ def _add_regions(subparsers: Any) -> None:
     _add_split(parser)
     _add_region_options(parser)
     parser.set_defaults(handler=lambda args: _guarded(lambda: _convert_regions(args, _read_regions), args.out))
+
+
+def _add_perbench(subparsers: Any) -> None:
+    summary = "PerBench: detailed descriptions, multiple choice and segmentation by words and regions"
+    parser = subparsers.add_parser("perbench", help=summary, description=summary)
+    parser.add_argument(
+        "--annotations", type=Path, required=True, metavar="DIR", help=f"folder that holds {', '.join(FILES.values())}"
+    )
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder that holds the images")
+    _add_output(parser)
+    parser.set_defaults(handler=lambda args: _guarded(lambda: _convert_perbench(args), args.out))
 
 
 def _add_region_options(parser: argparse.ArgumentParser) -> None:
@@ -308,6 +322,10 @@ def _convert(args: argparse.Namespace, open_corpus: Callable[[list[Path]], Corpu
         bar.refresh()
         corpus = open_corpus(files)
     _say(_write(corpus, args, args.images, args.out), args.out, args)
+
+
+def _convert_perbench(args: argparse.Namespace) -> None:
+    _say(_write(open_perbench(args.annotations, args.images), args, args.images, args.out), args.out, args)
 
 
 def _convert_referring(args: argparse.Namespace) -> None:

@@ -15,13 +15,19 @@ def assignment_cost(cost: Floats) -> float:
     cost: float[n, m] with n <= m, infinite where a row may not take a column.
     Raises ValueError where no assignment has a finite cost.
     """
+    rows, columns = assignment(cost)
+    return float(cost[rows, columns].sum())
+
+
+def assignment(cost: Floats) -> tuple[Integers, Integers]:
+    """The n rows and the column that each is given, ordered by column; arguments as those of `assignment_cost`."""
     rows, columns = cost.shape
     row_price, column_price = np.zeros(rows), np.zeros(columns)
     owner = np.full(columns, -1)
     for row in range(rows):
         _augment(row, cost, row_price, column_price, owner)
     taken = np.flatnonzero(owner >= 0)
-    return float(cost[owner[taken], taken].sum())
+    return owner[taken], taken
 
 
 def _augment(start: int, cost: Floats, row_price: Floats, column_price: Floats, owner: Integers) -> None:
