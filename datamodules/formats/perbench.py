@@ -170,15 +170,15 @@ def _segmentation(entry: Any, masks: _Masks) -> Iterator[Item]:
         raise RecordError("'segmentations' is no object of tags with their masks")
     tags = list(segmentations)
     given, answered = _named(question, tags), _named(answer, tags)
+    targets = sorted(answered - given)
+    if not targets:
+        raise RecordError("the answer names no tag that the question does not name: nothing is to be segmented")
     regions = []
     for index, tag in enumerate(tags):
         with _within(f"tag {tag!r}"):
             if index not in given | answered:
                 raise RecordError("neither the question nor the answer names it")
             regions.append(Region(tag, masks.read(segmentations[tag], may_be_empty=index not in given)))
-    targets = sorted(answered - given)
-    if not targets:
-        raise RecordError("the answer names no tag that the question does not name: nothing is to be segmented")
     asked = (question, answer, tuple(regions), tuple(sorted(given)), tuple(targets))
     yield Item(SEGMENTATION, masks.image, masks.size, *asked)
 

@@ -18,8 +18,8 @@ Words = tuple[str, ...]
 
 PER_OBJECT = 3
 SHOWN = 0.6  # an object of which less than this share is visible is not referred to
-_DIRECTIONS = {"to the left of": (-1, 0), "to the right of": (1, 0), "above": (0, -1), "below": (0, 1)}
-_CLEARLY = 1.2  # the object lies so much further in a relation's direction than across it; others less, as clearly
+DIRECTIONS = {"to the left of": (-1, 0), "to the right of": (1, 0), "above": (0, -1), "below": (0, 1)}
+CLEARLY = 1.2  # the object lies so much further in a relation's direction than across it; others less, as clearly
 _PLACES = {
     "leftmost {}": (-1, 0),
     "rightmost {}": (1, 0),
@@ -161,11 +161,11 @@ def _relations(known: _Known, index: int) -> Iterator[_Candidate]:
         if anchor == index or not shown or not names:
             continue
         relation = relation_of(known.scene, index, anchor)
-        if relation not in _DIRECTIONS or _along(known.scene, index, anchor, relation) < _CLEARLY:
+        if relation not in DIRECTIONS or along(known.scene, index, anchor, relation) < CLEARLY:
             continue
         shortest = min(names, key=lambda words: (_says_texture(words), words[-1] not in SHAPES, len(words)))
         there = [j for j in range(len(known.shown)) if j != anchor]
-        there = [j for j in there if _along(known.scene, j, anchor, relation) >= 1 / _CLEARLY]
+        there = [j for j in there if along(known.scene, j, anchor, relation) >= 1 / CLEARLY]
         for words, meant in known.meanings[index].items():
             if set(meant) & set(there) == {index}:
                 yield _Candidate(words, f"{{}} {relation} the {phrase(shortest)}", len(meant) > 1)
@@ -177,9 +177,9 @@ def _reach(scene: Scene, index: int, direction: tuple[int, int]) -> float:
     return direction[0] * (shape.x - scene.width / 2) + direction[1] * (shape.y - scene.height / 2)
 
 
-def _along(scene: Scene, index: int, anchor: int, relation: str) -> float:
+def along(scene: Scene, index: int, anchor: int, relation: str) -> float:
     """How far the object lies from the anchor in the relation's direction, over how far across it."""
     a, b = scene.objects[anchor], scene.objects[index]
     dx, dy = b.x - a.x, b.y - a.y
-    u, v = _DIRECTIONS[relation]
+    u, v = DIRECTIONS[relation]
     return (u * dx + v * dy) / max(abs(v * dx + u * dy), 1e-6)

@@ -1,6 +1,7 @@
 """Painting a toy scene: pixels and the visible mask of every object."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,11 +35,15 @@ def render(scene: Scene) -> tuple[NDArray[np.uint8], Masks]:
 
 def visible_shares(scene: Scene, masks: Masks) -> list[float]:
     """How much of each object nothing hides, 0 to 1, given the visible masks that `render` returns."""
-    return [
-        float(mask.sum() / np.count_nonzero(_signed_distance(shape, *_local_frame(shape, *_window(shape, scene))) <= 0))
-        for shape, mask in zip(scene.objects, masks, strict=True)
-    ]
+    return shares_of_areas(scene, [float(mask.sum()) for mask in masks])
 
+
+def shares_of_areas(scene: Scene, areas: Sequence[float]) -> list[float]:
+    """The same, given how many pixels of each object nothing hides."""
+    return [
+        float(area / np.count_nonzero(_signed_distance(shape, *_local_frame(shape, *_window(shape, scene))) <= 0))
+        for shape, area in zip(scene.objects, areas, strict=True)
+    ]
 
 def to_jpeg(pixels: NDArray[np.uint8]) -> bytes:
     """uint8[H, W, 3] -> JPEG bytes."""

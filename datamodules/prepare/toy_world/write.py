@@ -8,7 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from datamodules.formats.perbench import FILES
 from datamodules.prepare.toy_world import annotations, refer_annotations, region_annotations
+from datamodules.prepare.toy_world.perbench import perbench
 from datamodules.prepare.toy_world.refer import refer
 from datamodules.prepare.toy_world.refer_several import refer_to_any_number
 from datamodules.prepare.toy_world.render import render, to_jpeg, visible_shares
@@ -17,6 +19,7 @@ from datamodules.prepare.workers import in_order_of_completion
 from pixel_llm.whole_files import write_whole
 
 VERSION = 5  # of the generator: figures are comparable between commits that agree on it
+PERBENCH_VERSION = 1  # of its questions alone
 GROUP_SPLITS = ("val", "test")  # of expressions that mean any number of objects
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
@@ -43,6 +46,7 @@ def write_toy_world(out: Path, sizes: dict[str, int], seed: int, workers: int, p
     The files depend on seed and sizes only, not on the workers. A split whose annotations exist with the same seed
     and size is kept; annotations are written last and renamed into place, so an interrupted run goes on. Referring
     data sets hold all splits in one file: they are put together at the end from each split's `refs_*` and `grefs_*`.
+    Questions about regions have a version of their own, and a world that lacks them gets them added.
     progress: wraps an iterable of known length with a description, for a progress bar.
     """
     for split in SPLITS:
@@ -54,6 +58,13 @@ def write_toy_world(out: Path, sizes: dict[str, int], seed: int, workers: int, p
         stamp.parent.mkdir(exist_ok=True)
         _write_split(out, split, sizes[split], seed, workers, progress)
         _write_text(stamp, settings)
+    for split in SPLITS:
+        versions = {"version": VERSION, "perbench": PERBENCH_VERSION}
+        settings = _compact(versions | {"seed": seed, "images": sizes[split]})
+        stamp = out / f"annotations/perbench_{split}.settings.json"
+        if not stamp.is_file() or stamp.read_text() != settings:
+            _write_perbench(out / "annotations", split, seed, workers, progress)
+            _write_text(stamp, settings)
     settings = _compact({"version": VERSION, "seed": seed, "images": sizes})
     stamp = out / "annotations/referring.settings.json"
     if not stamp.is_file() or stamp.read_text() != settings:
@@ -103,6 +114,25 @@ def _write_image(images: Path, split: str, seed: int, image_id: int) -> _Describ
         region_annotations.region_descriptions(scene, instances, visible, image_id, split),
         region_annotations.image_data(scene, image_id, split),
     )
+
+
+def _write_perbench(folder: Path, split: str, seed: int, workers: int, progress: Progress) -> None:
+    """Write the questions about regions, from the split's instances, which have the masks."""
+    coco = json.loads((folder / f"instances_{split}.json").read_text())
+    instances: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in coco["images"]}
+    for instance in coco["annotations"]:
+        instances[instance["image_id"]].append(instance)
+    asked = in_order_of_completion(partial(_ask, split, seed), instances.items(), workers)
+    by_id = dict(progress(asked, len(instances), f"questions about regions, {split}"))
+    (folder / f"toy_perbench_{split}").mkdir(exist_ok=True)
+    for task, file in FILES.items():
+        entries = [entry for image_id in instances for entry in by_id[image_id][task]]
+        _write_text(folder / f"toy_perbench_{split}" / file, _compact(entries))
+
+
+def _ask(split: str, seed: int, image: tuple[int, list[dict[str, Any]]]) -> tuple[int, dict[str, list[dict[str, Any]]]]:
+    image_id, instances = image
+    return image_id, perbench(make_scene(seed, split, image_id), instances, image_id, split)
 
 
 def _write_referring(folder: Path) -> None:
