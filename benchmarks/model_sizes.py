@@ -127,7 +127,7 @@ def decoding(model: PixelLLM, size: Size) -> Callable[[], None]:
     return write
 
 
-def seconds_of(function: Callable[[], None], repeats: int) -> float:
+def seconds_of(function: Callable[[], object], repeats: int) -> float:
     """Of one call, the best of several after one that does not count: CPU time, on a GPU the clock's."""
     clock = time.process_time if DEVICE.type == "cpu" else time.perf_counter
     best = float("inf")
