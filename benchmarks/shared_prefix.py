@@ -6,7 +6,7 @@
 import argparse
 import math
 from collections.abc import Callable
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -25,12 +25,12 @@ from pixel_llm.structures import Prompts
 
 PATCH, WORDS, QUESTION, ANSWER = 16, 8000, 12, 12
 
-TEXT = """A transformer of {millions:.0f} million parameters with random weights reads an image of {patches} patches and
-{questions} questions of {question} tokens about it. Reading: the states of {answer} tokens of an answer to each, in one
-pass over the image and one over all texts, against a pass over image and text for every question. Answering: the same
-tokens greedily. Training: a forward and a backward pass on those answers, against one whose rows hold image and text
-and whose layers each build the mask anew, as a tensor of floats. The largest difference of states or gradients is
-given beside their largest value."""
+TEXT = """A transformer of {millions:.0f} million parameters with random weights reads an image of {patches} patches
+and {questions} questions of {question} tokens about it. Reading: the states of {answer} tokens of an answer to each,
+in one pass over the image and one over all texts, against a pass over image and text for every question. Answering:
+the same tokens greedily. Training: a forward and a backward pass on those answers, and on one of them, against one
+whose rows hold image and text and whose layers each build the mask anew, as a tensor of floats. The largest
+difference of states or gradients is given beside their largest value."""
 HEADER = ["work", "shared, s", "apart, s", "times faster", "aim", "max difference", "output scale"]
 AIM = 6
 
@@ -57,19 +57,26 @@ class DenseMask(Transformer):
         return mask.masked_fill(~seen, -math.inf).repeat(1, 1, self.group, 1)
 
 
+Kind = TypeVar("Kind", bound=Transformer)
+
+
+def build(kind: type[Kind], words: int) -> Kind:
+    return kind(vocabulary_size=words, width=256, layers=4, heads=8, key_value_heads=2, feed_forward=1024)
+
+
 class Case:
     """Both ways of working on one image with its questions."""
 
     def __init__(self, patches: int, questions: int) -> None:
         torch.manual_seed(0)
         special = SpecialTokens(WORDS)
-        sizes = {"width": 256, "layers": 4, "heads": 8, "key_value_heads": 2, "feed_forward": 1024}
-        backbone = Transformer(vocabulary_size=special.vocabulary_size, **sizes)
-        ids = {"special": special, "bos_id": 1, "eos_id": 2, "pad_id": 0}
-        self.model = PixelSail(backbone=backbone, patch_embedding=PatchEmbedding(256, PATCH), **ids).to(DEVICE)
+        backbone = build(Transformer, special.vocabulary_size)
+        self.model = PixelSail(
+            backbone=backbone, patch_embedding=PatchEmbedding(256, PATCH), special=special, bos_id=1, eos_id=2, pad_id=0
+        ).to(DEVICE)
         with torch.no_grad():
             backbone.embed_tokens.weight[2] = 0  # among many random logits 0 is never the largest: no answer ends
-        self.dense = DenseMask(vocabulary_size=special.vocabulary_size, **sizes).to(DEVICE)
+        self.dense = build(DenseMask, special.vocabulary_size).to(DEVICE)
         self.dense.load_state_dict(backbone.state_dict())
         self.dense.image = patches + 2
         self.side = math.isqrt(patches)
@@ -141,11 +148,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2, help="turns of each way")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    case, every = Case(options.patches, options.questions), slice(None)
+    case, single, every = Case(options.patches, options.questions), Case(options.patches, 1), slice(None)
     rows = [
         compare("reading", lambda: case.read(every), lambda: case.apart(case.read), options.repeats),
         compare("answering", lambda: case.answer(every), lambda: case.apart(case.answer), options.repeats),
         compare("training", case.train, case.train_dense, options.repeats),
+        compare("training, one question", single.train, single.train_dense, options.repeats),
     ]
     millions = sum(value.numel() for value in case.model.parameters()) / 1e6
     sizes = {"patches": options.patches, "questions": options.questions, "question": QUESTION, "answer": ANSWER}
