@@ -146,7 +146,7 @@ class PixelSail(nn.Module):
         context = self._context(prompts)
         valid = torch.cat([self._words(context), torch.ones_like(tokens, dtype=torch.bool)], dim=1)
         states, _, _ = self._read(images, prompts.image_index, torch.cat([context, tokens], dim=1), valid)
-        hidden = states[:, context.shape[1] :]
+        hidden = states[:, context.shape[1] :].clone()  # FSDP hangs hooks on outputs, which it wants to be no views
         return SailOutputs(self.backbone.logits(hidden), hidden)
 
     def _context(self, prompts: Prompts) -> Tensor:
