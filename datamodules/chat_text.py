@@ -23,6 +23,11 @@ def prompt_name(number: int) -> str:
     return f"<Prompt{number}>"
 
 
+def form_words(form: str) -> list[str]:
+    """The stretches of a form between its symbols and places."""
+    return [piece.strip() for piece in _IN_FORMS.split(form)[::2] if piece.strip()]
+
+
 class ChatText:
     """A tokenizer with symbols behind its vocabulary.  visual_prompts: how many regions of an image can be named."""
 

@@ -39,3 +39,8 @@ DESCRIBE_REGION = (
 )
 REGION_DESCRIBED = ("<PromptK>: {phrase}",)
 NO_SUCH_REGION = ("<PromptK> is not in the image.", "No region is named <PromptK>.")
+
+FORMS = (
+    *(*SEGMENT, *SEGMENTED, *NOTHING_TO_SEGMENT),
+    *(*DESCRIBE_REGION, *REGION_DESCRIBED, *NO_SUCH_REGION),
+)

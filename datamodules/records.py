@@ -11,12 +11,25 @@ from numpy.typing import NDArray
 from datamodules.shard_index import ShardIndex
 
 CAPTIONED = ("localized-narratives", "coco-captions")  # kinds of shards that `read_captions` understands
+WORDED = (*CAPTIONED, "referring", "regions", "llava")  # kinds that `read_texts` understands
 
 
 def read_captions(data: bytes) -> list[str]:
     """The captions of a `json` field, whether the record is one of captions or of narratives."""
     entry = json.loads(data)
     return entry["captions"] if "captions" in entry else [n["caption"] for n in entry["narratives"]]
+
+
+def read_texts(data: bytes) -> list[str]:
+    """All that is said in a `json` field: captions, expressions, sentences of regions, or turns of conversations."""
+    entry = json.loads(data)
+    if "expressions" in entry:
+        return [expression["text"] for expression in entry["expressions"]]
+    if "turns" in entry:
+        return [said for turn in entry["turns"] for said in turn.values()]
+    if "captions" not in entry and "narratives" not in entry:
+        return [region["phrase"] for region in entry["regions"]]
+    return read_captions(data)
 
 
 def read_trace(data: bytes) -> NDArray[np.float64]:

@@ -1,8 +1,14 @@
-"""Boxes and clicks that a person gives, checked against the photo that they are meant for."""
+"""Boxes, clicks and masks that a person gives, checked against the photo that they are meant for."""
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from datamodules.pictures import reason
 from pixel_llm.coordinates import Box
 
 Click = tuple[float, float]
@@ -46,6 +52,40 @@ def spanned(clicks: Sequence[Click]) -> Box:
 def click_shares(clicks: Sequence[Click], size: tuple[int, int]) -> list[Click]:
     """Clicks xy in pixels of a photo of (height, width) -> in [0, 1]."""
     return [(x / size[1], y / size[0]) for x, y in clicks]
+
+
+def read_mask(file: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """bool[h, w] of a picture that marks a region of a photo of (height, width).
+
+    Marked is what is brighter than half of the brightest; in a picture with transparent parts, what is not so.
+    OSError for a file that cannot be read, and ValueError with one line for one that is no picture, has another size,
+    or marks nothing or everything.
+    """
+    try:
+        with Image.open(file) as image:
+            values = _brightness(image)
+    except Exception as error:  # PIL raises nearly anything for a broken file
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise ValueError(f"mask {file}: {reason(error)}") from None
+    if values.shape != size:
+        raise ValueError(f"mask {file}: {values.shape[1]} x {values.shape[0]} pixels, for a {_photo(size)}")
+    mask = values * 2 > values.max()
+    if not mask.any():
+        raise ValueError(f"mask {file}: marks nothing, all of it is black")
+    if mask.all():
+        raise ValueError(f"mask {file}: marks the whole photo, where the region should be white and the rest black")
+    return mask
+
+
+def _brightness(image: Image.Image) -> NDArray[np.float64]:
+    """float[h, w], not negative."""
+    if image.has_transparency_data:
+        alpha = np.asarray(image.convert("RGBA"), np.float64)[..., 3]
+        if alpha.min() < 255:
+            return alpha
+    plain = image if image.mode[0] in "1LIF" and image.mode not in ("LA", "LAB") else image.convert("L")
+    return np.maximum(np.nan_to_num(np.asarray(plain, np.float64)), 0)
 
 
 def _check_pixels(what: str, values: Sequence[float], size: tuple[int, int]) -> None:

@@ -24,7 +24,7 @@ def refer_options(arguments: Sequence[str]) -> argparse.Namespace:
 
 def describe_options(arguments: Sequence[str]) -> argparse.Namespace:
     """Of `pixel-llm describe`; raises as `_parse` does, and ValueError where nothing is asked."""
-    parser = _parser("describe", "say what is in boxes of a photo, or where clicks are")
+    parser = _parser("describe", "say what is in boxes of a photo, where clicks are, or what masks mark")
     parser.add_argument(
         "--box", nargs=4, type=float, action="append", default=[], metavar=("X0", "Y0", "X1", "Y1"),
         help="left, top, right and bottom in pixels of the photo; may be repeated, each box gets an answer",
@@ -33,9 +33,17 @@ def describe_options(arguments: Sequence[str]) -> argparse.Namespace:
         "--point", nargs=2, type=float, action="append", default=[], metavar=("X", "Y"),
         help="a click in pixels of the photo; several click on the same thing and get one answer",
     )  # fmt: skip
+    parser.add_argument(
+        "--mask", type=Path, action="append", default=[], metavar="FILE",
+        help="a picture of the photo's size, white where the region is and black elsewhere; may be repeated",
+    )  # fmt: skip
     options = _parse(parser, arguments)
-    if not options.box and not options.point:
-        raise ValueError("nothing is asked: give a --box X0 Y0 X1 Y1 or a --point X Y in pixels of the photo")
+    if not options.box and not options.point and not options.mask:
+        asked = "give a --box X0 Y0 X1 Y1 or a --point X Y in pixels of the photo, or a --mask FILE"
+        raise ValueError(f"nothing is asked: {asked}")
+    for file in options.mask:
+        if not file.is_file():
+            raise FileNotFoundError(f"no such file: {file}")
     return options
 
 

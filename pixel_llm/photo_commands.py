@@ -19,6 +19,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from datamodules.views import decode_jpeg
+from pixel_llm.asked_places import read_mask
 from pixel_llm.drawing.captioned_boxes import CaptionedBox, View, draw_captioned_boxes
 from pixel_llm.drawing.regions import draw_regions
 from pixel_llm.drawing.traces import Trace, draw_traces
@@ -51,6 +52,10 @@ def refer(options: Namespace) -> None:
 def describe(options: Namespace) -> None:
     """`pixel-llm describe`."""
     data, name = options.image.read_bytes(), options.image.name
+    if options.mask:
+        height, width = decode_jpeg(data, name).shape[-2:]
+        masks = [read_mask(file, (height, width)) for file in options.mask]
+        raise ValueError(f"{len(masks)} --mask: {options.checkpoint} is of a model that is asked by --box or --point")
     said = _predictor(options).describe(data, options.box, options.point, name)
     clicks = [[]] * len(options.box) + [options.point] * bool(options.point)
     boxes = [

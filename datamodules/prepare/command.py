@@ -4,12 +4,15 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, cycle
 from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from datamodules.chat_text import form_words
+from datamodules.dialogue_forms import FORMS
 from datamodules.formats.perbench import FILES
 from datamodules.formats.records import FormatError
 from datamodules.formats.referring import ReferringSplit
@@ -30,7 +33,7 @@ from datamodules.prepare.regions import ImageFolders
 from datamodules.prepare.report import Report
 from datamodules.prepare.shards import IMAGES_PER_SHARD, begin, write_shards
 from datamodules.prepare.toy_world.write import write_toy_world
-from datamodules.records import CAPTIONED, read_captions, read_field
+from datamodules.records import WORDED, read_field, read_texts
 from datamodules.shard_index import MANIFEST, ShardError, load_index, open_shards, write_index
 from datamodules.tokenizer import train_tokenizer
 from pixel_llm.messages import one_line
@@ -256,10 +259,12 @@ def _add_toy(subparsers: Any) -> None:
 
 
 def _add_tokenizer(subparsers: Any) -> None:
-    summary = "make a tokenizer from the captions in shards, for text that no released tokenizer fits"
+    summary = "make a tokenizer from the texts in shards, for text that no released tokenizer fits"
     parser = subparsers.add_parser("tokenizer", help=summary, description=summary)
-    parser.add_argument("shards", nargs="+", type=Path, metavar="DIR", help="folders of shards with captions")
+    parser.add_argument("shards", nargs="+", type=Path, metavar="DIR", help="folders of shards with texts")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write tokenizer.json to")
+    dialogues = "also the wording of the questions and answers of Pixel-SAIL, as often as there are texts"
+    parser.add_argument("--dialogues", action="store_true", help=dialogues)
     parser.add_argument("--vocabulary-size", type=_positive, default=8000, metavar="N", help="at most (%(default)s)")
     parser.set_defaults(handler=lambda args: _guarded(lambda: _tokenizer(args), args.out))
 
@@ -430,9 +435,12 @@ def _toy(args: argparse.Namespace) -> None:
 
 
 def _tokenizer(args: argparse.Namespace) -> None:
-    shards = [shard for folder in args.shards for shard in open_shards(folder, CAPTIONED)]
-    captions = (caption for data in read_field(shards, "json") for caption in read_captions(data))
-    tokenizer = train_tokenizer(captions, args.vocabulary_size)
+    shards = [shard for folder in args.shards for shard in open_shards(folder, WORDED)]
+    texts: Iterable[str] = (text for data in read_field(shards, "json") for text in read_texts(data))
+    if args.dialogues:
+        spoken = [words for form in FORMS for words in form_words(form)]
+        texts = chain(spoken, chain.from_iterable(zip(texts, cycle(spoken), strict=False)))
+    tokenizer = train_tokenizer(texts, args.vocabulary_size)
     args.out.mkdir(parents=True, exist_ok=True)
     write_whole(args.out / "tokenizer.json", tokenizer.to_json().encode())
     sys.stdout.write(f"tokenizer of {tokenizer.vocabulary_size} tokens in {args.out}\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules.records import read_captions, read_field, read_trace
+from datamodules.records import read_captions, read_field, read_texts, read_trace
 from datamodules.shard_index import Manifest, ShardEntry, open_shards, write_index, write_manifest
 from tests.datamodules.test_shard_index import write_tar
 
@@ -25,6 +25,17 @@ def test_a_trace_is_what_numpy_wrote(points: int) -> None:
 def test_captions_of_both_kinds_of_records() -> None:
     assert read_captions(json.dumps({"captions": ["a", "שלום"]}).encode()) == ["a", "שלום"]
     assert read_captions(json.dumps({"narratives": [{"caption": "a"}, {"caption": "b"}]}).encode()) == ["a", "b"]
+
+
+def test_texts_of_all_kinds_of_records() -> None:
+    for content in (
+        {"captions": ["a", "b"]},
+        {"narratives": [{"caption": "a"}, {"caption": "b"}]},
+        {"expressions": [{"text": "a"}, {"text": "b"}]},
+        {"regions": [{"phrase": "a"}, {"phrase": "b"}]},
+        {"turns": [{"question": "a", "answer": "b"}], "regions": [{"counts": "1"}]},
+    ):
+        assert read_texts(json.dumps(content).encode()) == ["a", "b"]
 
 
 def test_a_field_of_all_samples_in_order(tmp_path: Path) -> None:

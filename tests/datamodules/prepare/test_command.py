@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from datamodules.chat_text import ChatText
+from datamodules.dialogue_forms import FORMS
 from datamodules.prepare.command import main
 from datamodules.shard_index import index_path, open_shards
+from datamodules.tokenizer import Tokenizer
 from tests.datamodules.prepare.conftest import MakeCorpus, narrative, write_jsonl
 
 Contents = Callable[[Path], dict[str, bytes]]
@@ -129,3 +132,18 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path, long_run: list
     run.kill()
     run.communicate(timeout=10)
     assert run.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("kind", ["narratives_train", "toy_unc_train"])
+def test_a_tokenizer_for_dialogues_knows_every_character_of_their_wording(toy: Path, tmp_path: Path, kind: str) -> None:
+    unknown = {}
+    for more in ([], ["--dialogues"]):
+        out = tmp_path / "out" / "".join(more)
+        assert main(["tokenizer", str(toy / kind), "--vocabulary-size", "400", "--out", str(out), *more]) == 0
+        chat = ChatText(Tokenizer(str(out)))
+        said = [chat.encode(form, sentence="", phrase="", masks="") for form in FORMS]
+        [unk] = chat.encode("{a}", a="犬")[-1:]
+        unknown[bool(more)] = sum(ids.count(unk) for ids in said)
+        lengths = [len(ids) for ids in said]
+    assert unknown[True] == 0 < unknown[False]
+    assert sum(lengths) < 10 * len(lengths)  # in pieces, not letter by letter
