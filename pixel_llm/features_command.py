@@ -19,7 +19,7 @@ from datamodules.prepare.progress import Part
 from pixel_llm.core.image_encoder import ImageEncoder
 from pixel_llm.tasks.base import Task
 from pixel_llm.trainer_cli import PixelLLMCLI, missing_data, silence
-from pixel_llm.weights.frozen_encoder import ENCODER, encoder_fingerprint, frozen_encoder
+from pixel_llm.weights.frozen_encoder import ENCODER, encoder_fingerprint
 
 SPLITS = ("train", "val", "test")
 
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
     sources: list[ShardDataModule] = getattr(data, "sources", [data])
     for source in sources:
         source.check_fixed_view()
-    encoder = frozen_encoder(task.core, ENCODER)
+    encoder = task.frozen_encoder(ENCODER)
     if task.weights is not None:
         task.weights.load(task.core)
     shards = {shard.address: shard for source in sources for split in SPLITS for shard in source.shards(split)}

@@ -53,6 +53,14 @@ def mean_count(counted: Tensor) -> Tensor:
     return count.clamp(min=1) / processes
 
 
+def anywhere(found: Tensor) -> bool:
+    """Whether any of bool[...] is true in any process; all of them must call it."""
+    some = found.any().float()
+    if dist.is_available() and dist.is_initialized() and not _alone.get():
+        dist.all_reduce(some, dist.ReduceOp.MAX)
+    return bool(some)
+
+
 @contextmanager
 def in_this_process_alone() -> Iterator[None]:
     """Within it `mean_count` asks no other process: for a loss that this one works out while the others do not."""

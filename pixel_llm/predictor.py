@@ -177,7 +177,7 @@ def usable_device(name: str | torch.device) -> torch.device:
 def restored_task(content: dict[str, Any], path: Path) -> Task:
     """The task of a checkpoint's content, with its weights; ValueError, naming the path, where they do not fit."""
     task = build_task(yaml.safe_load(content["config"])["model"])
-    load_tensors(task, content["state_dict"], str(path))
+    load_tensors(task, task.without_training_parts(content["state_dict"]), str(path))
     return task
 
 

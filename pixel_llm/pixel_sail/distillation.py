@@ -6,7 +6,7 @@ segmentation expert. What a teacher makes of an image never changes, so it can c
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,7 @@ class CachedFeatures(Teacher):
 class FeatureDistillation(nn.Module):
     """The distance of a student's features, mapped linearly to the teacher's channels, from the teacher's.
 
+    The linear map is written into checkpoints, so that a training goes on exactly; the teacher is not.
     student_channels: C' of the student's features.
     """
 
@@ -62,6 +63,8 @@ class FeatureDistillation(nn.Module):
         super().__init__()
         self.teacher = teacher.requires_grad_(False)
         self.adapter = nn.Linear(student_channels, teacher.channels)
+        self.register_state_dict_post_hook(_without_teacher)
+        self.register_load_state_dict_post_hook(_none_missing)
 
     def forward(self, student: Tensor, images: Tensor, sizes: Tensor, features: Mapping[str, Tensor]) -> Tensor:
         """Mean squared error over the cells with a real pixel, averaged over the images of all processes: a scalar.
@@ -81,6 +84,16 @@ class FeatureDistillation(nn.Module):
         return masked_mean(torch.where(real, errors, 0.0).sum((1, 2)) / cells.clamp(min=1), cells > 0)
 
 
+def _without_teacher(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    for name in [name for name in state if name.startswith(f"{prefix}teacher.")]:
+        del state[name]
+
+
+def _none_missing(module: nn.Module, incompatible: Any) -> None:
+    """A checkpoint lacks what was not written into it."""
+    incompatible.missing_keys[:] = [name for name in incompatible.missing_keys if ".teacher." not in f".{name}"]
+
+
 @dataclass
 class DistillationLoss:
     """total is differentiable; the others are its terms before weighting, None without the teacher."""
@@ -91,26 +104,31 @@ class DistillationLoss:
 
 
 class Distillation(nn.Module):
-    """The lessons of up to two teachers. Neither teachers nor adapters are written into checkpoints.
+    """The lessons of up to two teachers, which are made here: a model that is only used has no need of them.
 
-    states_teacher: of the states of the patches (paper: SAM).  masks_teacher: of the mask head's features (paper: a
-        segmentation expert).
-    width, embedding: channels of the two, see `MaskHead`.  weight: of either lesson.
+    width, embedding: channels of the states of the patches and of the mask head's features.
+    states_teacher, masks_teacher: make the teacher of either (paper: SAM, and a segmentation expert).
+    weight: of either lesson.
     """
 
     def __init__(
         self,
-        states_teacher: Teacher | None,
-        masks_teacher: Teacher | None,
-        *,
         width: int,
         embedding: int,
+        states_teacher: Callable[[], Teacher] | None = None,
+        masks_teacher: Callable[[], Teacher] | None = None,
         weight: float = 0.5,
     ) -> None:
         super().__init__()
-        self.states = None if states_teacher is None else FeatureDistillation(states_teacher, width)
-        self.masks = None if masks_teacher is None else FeatureDistillation(masks_teacher, embedding)
+        self.states = None if states_teacher is None else FeatureDistillation(states_teacher(), width)
+        self.masks = None if masks_teacher is None else FeatureDistillation(masks_teacher(), embedding)
         self.weight = weight
+
+    @property
+    def teachers(self) -> dict[str, Teacher]:
+        """By name."""
+        lessons = [lesson for lesson in (self.states, self.masks) if lesson is not None]
+        return {lesson.teacher.name: lesson.teacher for lesson in lessons}
 
     def forward(
         self,
@@ -133,16 +151,6 @@ class Distillation(nn.Module):
         learnt = [loss for loss in (from_states, from_masks) if loss is not None]
         total = self.weight * torch.stack(learnt).sum() if learnt else states.new_zeros(())
         return DistillationLoss(total, *(None if x is None else x.detach() for x in (from_states, from_masks)))
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Nothing."""
-        destination = kwargs.get("destination", args[0] if args else None)
-        return {} if destination is None else destination
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Miss nothing: what is not in the file stays as it is."""
-        state_dict.update({prefix + name: value for name, value in super().state_dict().items()})
-        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 def fit(made: Tensor, teacher: Teacher, student: Tensor) -> Tensor:

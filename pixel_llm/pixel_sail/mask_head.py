@@ -23,7 +23,7 @@ class MaskHead(nn.Module):
         doublings = (patch // stride).bit_length() - 1 if stride > 0 else -1
         if doublings < 0 or stride << doublings != patch:
             raise ValueError(f"a mask stride of {stride}: patches of {patch} cannot be halved to it")
-        self.stride = stride
+        self.stride, self.embedding = stride, embedding
         channels = min(width, _MOST_CHANNELS)
         self.state_mlp = MLP(width, width, channels, 2) if width > channels else nn.Identity()
         self.upsampling = nn.Sequential(*(Upsampling(channels) for _ in range(doublings)))

@@ -1,7 +1,7 @@
-"""Vision experts of transformers as image encoders, to be frozen and learned from.
+"""Vision experts, to be frozen and learned from: of transformers, or trained here.
 
-Both read the canvas resized to the size that they were trained for, with ImageNet's statistics and zeros in the
-padding.
+Those of transformers read the canvas resized to the size that they were trained for, with ImageNet's statistics and
+zeros in the padding.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from pixel_llm.core.image_encoder import IMAGENET_MEAN, IMAGENET_STD, ImageEncoder
 from pixel_llm.messages import one_line
-from pixel_llm.pixel_sail.distillation import FrozenEncoder, Teacher
+from pixel_llm.pixel_sail.distillation import FrozenEncoder
+from pixel_llm.weights.tensors import load_parts
 
 _MULTIPLE = 32  # the coarsest stride of both
 
@@ -50,24 +51,40 @@ class Sam2Encoder(ImageEncoder):
         return self.vision_encoder(resized(pixels, self.image_size)).fpn_hidden_states[-1]
 
 
-def mask2former(source: str = "facebook/mask2former-swin-large-coco-panoptic", image_size: int = 800) -> Teacher:
+class Mask2FormerTeacher(FrozenEncoder):
     """The paper's segmentation expert, under the name "mask2former".
 
     source: a folder in the transformers format, or a model of the hub.
     Raises OSError with one line where there is nothing at `source`, ValueError where it is no whole Mask2Former.
     """
-    from transformers import Mask2FormerModel  # the class with its losses needs scipy
 
-    model = _pretrained(Mask2FormerModel, source, "pixel_level_module.")
-    return FrozenEncoder(Mask2FormerEncoder(model.pixel_level_module, image_size), "mask2former")
+    def __init__(self, source: str = "facebook/mask2former-swin-large-coco-panoptic", image_size: int = 800) -> None:
+        from transformers import Mask2FormerModel  # the class with its losses needs scipy
+
+        model = _pretrained(Mask2FormerModel, source, "pixel_level_module.")
+        super().__init__(Mask2FormerEncoder(model.pixel_level_module, image_size), "mask2former")
 
 
-def sam2(source: str = "facebook/sam2.1-hiera-large", image_size: int = 1024) -> Teacher:
-    """The paper's teacher of the states, under the name "sam2"; arguments and errors as in `mask2former`."""
-    from transformers import Sam2Model
+class Sam2Teacher(FrozenEncoder):
+    """The paper's teacher of the states, under the name "sam2"; arguments and errors as in `Mask2FormerTeacher`."""
 
-    model = _pretrained(Sam2Model, source, "vision_encoder.")
-    return FrozenEncoder(Sam2Encoder(model.vision_encoder, image_size), "sam2")
+    def __init__(self, source: str = "facebook/sam2.1-hiera-large", image_size: int = 1024) -> None:
+        from transformers import Sam2Model
+
+        model = _pretrained(Sam2Model, source, "vision_encoder.")
+        super().__init__(Sam2Encoder(model.vision_encoder, image_size), "sam2")
+
+
+class TrainedEncoder(FrozenEncoder):
+    """An image encoder from a checkpoint of ours, under the name of its part.
+
+    encoder: of the sizes in the checkpoint.  part: "sam_encoder" or "tuned_encoder".
+    Raises FileNotFoundError, and ValueError with one line where the checkpoint has no such encoder.
+    """
+
+    def __init__(self, encoder: ImageEncoder, checkpoint: str, part: str = "sam_encoder") -> None:
+        load_parts(checkpoint, {f"core.{part}.": encoder})
+        super().__init__(encoder, part)
 
 
 def _pretrained(kind: Any, source: str, part: str) -> Any:

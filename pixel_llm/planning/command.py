@@ -33,7 +33,7 @@ from pixel_llm.planning.budget import (
 from pixel_llm.planning.step_cost import StepCost, step_cost
 from pixel_llm.predictor import build_task
 from pixel_llm.tasks.base import Task
-from pixel_llm.weights.frozen_encoder import ENCODER, frozen_encoder
+from pixel_llm.weights.frozen_encoder import ENCODER
 
 PARTS = {
     "weights": "weights",
@@ -156,7 +156,7 @@ def _has_features(data: dict[str, Any]) -> bool:
 
 def _features(task: Task, images: int, side: int) -> dict[str, Tensor]:
     """What the frozen encoder would make of so many images, of its shape."""
-    encoder = frozen_encoder(task.core, ENCODER)
+    encoder = task.frozen_encoder(ENCODER)
     made = encoder(torch.zeros(images, 3, side, side, device="meta"), torch.zeros(images, 2, device="meta"))
     return {ENCODER: torch.zeros(made.shape, dtype=torch.bfloat16)}
 

@@ -1,5 +1,6 @@
 """What all tasks share: starting weights, the optimiser, and checks that data and model fit each other."""
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import lightning as L
@@ -9,6 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
 from pixel_llm.core.decoding import DecodingRule
+from pixel_llm.core.image_encoder import ImageEncoder
 from pixel_llm.core.language_model import LanguageModel
 from pixel_llm.core.pixel_llm import PixelLLM
 from pixel_llm.losses import caption_loss
@@ -27,6 +29,8 @@ class Task(L.LightningModule):
     optimizer: see `AdamWSchedule`.
     weights: pretrained parts to start from; the command line leaves them out where a checkpoint is restored.
     """
+
+    training_parts: Collection[str] = ()  # names of modules beside the core that are made for training alone
 
     def __init__(self, core: nn.Module, optimizer: AdamWSchedule, weights: StartingWeights | None = None) -> None:
         super().__init__()
@@ -88,7 +92,17 @@ class Task(L.LightningModule):
         if theirs and theirs != own and not joint:
             raise ValueError(f"{self.trainer.ckpt_path}: a checkpoint of {theirs}, not of {own}")
         if "state_dict" in checkpoint:  # a sharded one is loaded piece by piece
+            if self.trainer.state.fn != TrainerFn.FITTING:
+                checkpoint["state_dict"] = self.without_training_parts(checkpoint["state_dict"])
             check_fit(self, checkpoint["state_dict"], str(self.trainer.ckpt_path))
+
+    def without_training_parts(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What of a state dict a task that does not train has a place for."""
+        return {name: value for name, value in state.items() if name.partition(".")[0] not in self.training_parts}
+
+    def frozen_encoder(self, name: str) -> ImageEncoder:
+        """The encoder whose features data may bring; ValueError with one line where there is none that is frozen."""
+        return frozen_encoder(self.core, name)
 
     def check_features(self) -> None:
         """ValueError with one line where the data bring features of other encoders than this model's.
@@ -97,7 +111,7 @@ class Task(L.LightningModule):
         """
         caches = getattr(getattr(self.trainer, "datamodule", None), "feature_caches", [])
         for cache in [] if self._features_checked else caches:
-            encoder = frozen_encoder(self.core, cache.producer.name)
+            encoder = self.frozen_encoder(cache.producer.name)
             if (found := encoder_fingerprint(encoder)) != cache.producer.weights:
                 name, theirs = cache.producer.name, cache.producer.weights
                 raise ValueError(f"{cache.folder}: features of a {name} with other weights ({theirs}, here {found})")

@@ -139,7 +139,7 @@ def test_a_map_of_half_the_side_is_resized_as_torch_does() -> None:
 
 def test_the_teacher_stays_as_it_is_and_the_adapter_learns() -> None:
     encoder = tiny_sam_encoder()
-    lessons = Distillation(FrozenEncoder(encoder, "sam_encoder"), None, width=WIDTH, embedding=EMBEDDING).train()
+    lessons = Distillation(WIDTH, EMBEDDING, lambda: FrozenEncoder(encoder, "sam_encoder")).train()
     before = encoder_fingerprint(encoder)
     states = torch.randn(3, 16, WIDTH, requires_grad=True)
     trained = [p for p in lessons.parameters() if p.requires_grad]
@@ -159,17 +159,17 @@ def test_the_teacher_stays_as_it_is_and_the_adapter_learns() -> None:
 
 def test_two_lessons_weigh_the_same_and_either_can_be_left_out() -> None:
     first, second = Fixed(torch.randn(3, 7, *GRID), "first"), Fixed(torch.randn(3, 9, 16, 16), "second")
-    both = Distillation(first, second, width=WIDTH, embedding=EMBEDDING, weight=0.25)
+    both = Distillation(WIDTH, EMBEDDING, lambda: first, lambda: second, weight=0.25)
     states, features = torch.randn(3, 16, WIDTH), torch.randn(3, EMBEDDING, 16, 16)
     loss = both(states, GRID, features, IMAGES, SIZES, {})
     torch.testing.assert_close(loss.total, 0.25 * (loss.states + loss.masks))
     cells = states.transpose(1, 2).reshape(3, WIDTH, *GRID)
     torch.testing.assert_close(loss.states, both.states(cells, IMAGES, SIZES, {}))
     torch.testing.assert_close(loss.masks, both.masks(features, IMAGES, SIZES, {}))
-    alone = Distillation(None, second, width=WIDTH, embedding=EMBEDDING)(states, GRID, features, IMAGES, SIZES, {})
+    alone = Distillation(WIDTH, EMBEDDING, None, lambda: second)(states, GRID, features, IMAGES, SIZES, {})
     assert alone.states is None
     assert alone.masks is not None
-    none = Distillation(None, None, width=WIDTH, embedding=EMBEDDING)(states, GRID, features, IMAGES, SIZES, {})
+    none = Distillation(WIDTH, EMBEDDING)(states, GRID, features, IMAGES, SIZES, {})
     assert (none.total, none.states, none.masks) == (0, None, None)
 
 
@@ -177,22 +177,22 @@ class Task(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.core = nn.Linear(2, 3)
-        teacher = FrozenEncoder(tiny_sam_encoder(), "sam_encoder")
-        self.distillation = Distillation(teacher, None, width=WIDTH, embedding=EMBEDDING)
+        encoder = tiny_sam_encoder()
+        self.distillation = Distillation(WIDTH, EMBEDDING, lambda: FrozenEncoder(encoder, "sam_encoder"))
         self.after = nn.Linear(2, 3)
 
 
-def test_checkpoints_hold_neither_teachers_nor_adapters_and_load_without_them() -> None:
+def test_checkpoints_hold_adapters_but_no_teachers() -> None:
     task = Task()
     saved = task.state_dict()
-    assert set(saved) == {"core.weight", "core.bias", "after.weight", "after.bias"}
-    assert task.distillation.state_dict() == {}
+    adapter = {f"distillation.states.adapter.{name}" for name in ("weight", "bias")}
+    assert set(saved) == {"core.weight", "core.bias", "after.weight", "after.bias", *adapter}
     other = Task()
-    own = {name: value.clone() for name, value in other.distillation.named_parameters()}
+    teacher = encoder_fingerprint(other.distillation.states.teacher.encoder)
     check_fit(other, saved, "the checkpoint")
     other.load_state_dict(saved)  # strict
-    assert torch.equal(other.after.weight, task.after.weight)
-    assert all(torch.equal(value, own[name]) for name, value in other.distillation.named_parameters())
+    assert all(torch.equal(value, saved[name]) for name, value in other.state_dict().items())
+    assert encoder_fingerprint(other.distillation.states.teacher.encoder) == teacher
     with pytest.raises(RuntimeError, match="Missing"):
         other.load_state_dict({name: value for name, value in saved.items() if name != "after.bias"})
     with pytest.raises(RuntimeError, match="Unexpected"):

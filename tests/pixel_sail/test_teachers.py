@@ -8,10 +8,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from pixel_llm.pixel_sail.teachers import mask2former, sam2
+from pixel_llm.pixel_sail.teachers import Mask2FormerTeacher, Sam2Teacher
 
 IMAGES = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 SIZES = torch.tensor([[64, 64], [40, 64]])
+RELEASED = {Mask2FormerTeacher: "mask2former", Sam2Teacher: "sam2"}
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +81,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @torch.no_grad()
 def test_mask2former_is_the_pixel_decoders_last_state(released: Path) -> None:
-    teacher = mask2former(str(released / "mask2former"), image_size=64)
+    teacher = Mask2FormerTeacher(str(released / "mask2former"), image_size=64)
     assert (teacher.name, teacher.channels) == ("mask2former", 16)
     wanted = tiny_mask2former()(pixels()).pixel_decoder_last_hidden_state
     assert wanted.shape == (2, 16, 16, 16)
@@ -89,7 +90,7 @@ def test_mask2former_is_the_pixel_decoders_last_state(released: Path) -> None:
 
 @torch.no_grad()
 def test_sam2_is_its_image_embedding(released: Path) -> None:
-    teacher = sam2(str(released / "sam2"), image_size=64)
+    teacher = Sam2Teacher(str(released / "sam2"), image_size=64)
     assert (teacher.name, teacher.channels) == ("sam2", 16)
     model = tiny_sam2()
     model.no_memory_embedding.zero_()  # of videos
@@ -100,22 +101,22 @@ def test_sam2_is_its_image_embedding(released: Path) -> None:
 
 @torch.no_grad()
 def test_they_read_the_canvas_at_their_own_size(released: Path) -> None:
-    teacher = mask2former(str(released / "mask2former"), image_size=100)  # to the next multiple of 32
+    teacher = Mask2FormerTeacher(str(released / "mask2former"), image_size=100)  # to the next multiple of 32
     larger = F.interpolate(pixels(), (96, 96), mode="bilinear", antialias=True)
     wanted = tiny_mask2former()(larger).pixel_decoder_last_hidden_state
     torch.testing.assert_close(teacher(IMAGES, SIZES), wanted, atol=1e-4, rtol=1e-4)
     assert teacher(IMAGES[:, :, :32], SIZES).shape == (2, 16, 16, 24)
 
 
-@pytest.mark.parametrize("build", [mask2former, sam2])
+@pytest.mark.parametrize("build", list(RELEASED))
 def test_teachers_do_not_train_and_give_no_gradient(released: Path, build) -> None:
-    teacher = build(str(released / build.__name__), image_size=64).train()
+    teacher = build(str(released / RELEASED[build]), image_size=64).train()
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     assert not any(module.training for module in teacher.encoder.modules())
     assert not teacher(IMAGES, SIZES).requires_grad
 
 
-@pytest.mark.parametrize("build", [mask2former, sam2])
+@pytest.mark.parametrize("build", list(RELEASED))
 def test_weights_that_are_not_to_be_had_or_of_something_else_are_said_in_one_line(
     released: Path, tmp_path: Path, build
 ) -> None:
@@ -123,6 +124,6 @@ def test_weights_that_are_not_to_be_had_or_of_something_else_are_said_in_one_lin
         with pytest.raises(OSError, match=r"no weights of a \w+ to be had: [^\n]+$") as error:
             build(source)
         assert str(error.value).startswith(source)
-    other = {"mask2former": "sam2", "sam2": "mask2former"}[build.__name__]
+    other = {"mask2former": "sam2", "sam2": "mask2former"}[RELEASED[build]]
     with pytest.raises(ValueError, match=r"not a (whole )?\w+: [^\n]+$"):
         build(str(released / other))

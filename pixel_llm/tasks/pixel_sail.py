@@ -1,0 +1,176 @@
+"""Pixel-SAIL's training: questions about images and their regions, answered in words and masks (Section 3.4)."""
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pixel_llm.core.decoding import DecodingRule
+from pixel_llm.core.image_encoder import ImageEncoder
+from pixel_llm.losses import anywhere, caption_loss
+from pixel_llm.pixel_sail.distillation import Distillation, DistillationLoss, FrozenEncoder
+from pixel_llm.pixel_sail.pixel_sail import PixelSail, SailImages
+from pixel_llm.point_losses import PointLoss, PointMaskLoss
+from pixel_llm.structures import Batch
+from pixel_llm.tasks.base import Task
+from pixel_llm.tasks.dialogue_answers import KINDS, Answers, covered
+from pixel_llm.tasks.optimizer import AdamWSchedule
+from pixel_llm.weights.start import StartingWeights
+
+
+class Dialogues(Task):
+    """Learns the words of answers, and the masks of their [SEG] tokens.
+
+    mask_loss: of the masks, see `PointMaskLoss`.
+    words_beside_masks: factor of the words' loss in a batch with masks (published: 0.1; the paper has none).
+    max_tokens, beams: of decoding in tests and predictions.
+    distillation: what else is learned in training, from vision experts; called with the widths of `Distillation`.
+
+    What an answer means, and how it is scored, depends on the data that ask: see `dialogue_answers`.
+    """
+
+    core: PixelSail
+    training_parts = ("distillation",)
+
+    def __init__(
+        self,
+        core: PixelSail,
+        optimizer: AdamWSchedule,
+        weights: StartingWeights | None = None,
+        mask_loss: PointMaskLoss | None = None,
+        words_beside_masks: float = 0.1,
+        max_tokens: int = 64,
+        beams: int = 1,
+        distillation: Callable[[int, int], Distillation] | None = None,
+    ) -> None:
+        super().__init__(core, optimizer, weights)
+        self.mask_loss = mask_loss or PointMaskLoss()
+        self.words_beside_masks = words_beside_masks
+        self.rule = DecodingRule(max_tokens, beams)
+        self.answers: dict[str, Answers] = {}
+        self._chat: Any = None
+        self._distil = distillation
+        self.distillation: Distillation | None = None
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        theirs, own = self.chat.special, self.core.special
+        if theirs != own:
+            raise ValueError(
+                f"the data have {theirs.first} words and {theirs.visual_prompts} names of regions, the model "
+                f"{own.first} and {own.visual_prompts}: set the core's words and visual_prompts"
+            )
+        if stage == "fit":
+            self._make_distillation()
+
+    def _make_distillation(self) -> None:
+        if self._distil is not None and self.distillation is None:
+            head = self.core.mask_head
+            self.distillation = self._distil(self.core.backbone.width, head.embedding if head else 0)
+
+    def frozen_encoder(self, name: str) -> ImageEncoder:
+        self._make_distillation()
+        teacher = self.distillation.teachers.get(name) if self.distillation else None
+        if not isinstance(teacher, FrozenEncoder):
+            raise ValueError(f"no teacher of this training is called {name}, of which the data bring features")
+        return teacher.encoder
+
+    @property
+    def chat(self) -> Any:
+        """The data's `ChatText`, or one that was set in its place."""
+        data = None if self._chat else self.trainer.datamodule  # type: ignore[attr-defined]
+        return self._chat or getattr(data, "sources", [data])[0].chat
+
+    @chat.setter
+    def chat(self, chat: Any) -> None:
+        self._chat = chat
+
+    def read(self, batch: Batch) -> SailImages:
+        """The images of a batch with their regions, read once for all that is asked about them."""
+        return self.core.encode_images(batch.images, batch.sizes, batch.visual_prompts)
+
+    def loss(self, batch: Batch, stage: str) -> Tensor:
+        assert batch.targets is not None
+        images, tokens = self.read(batch), batch.targets.tokens
+        features = self.core.mask_features(images)
+        outputs = self.core(images, batch.prompts, tokens)
+        words = caption_loss(outputs.logits, tokens, self.core.pad_id, self.core.eos_id, 0.0)
+        masks, some = self._mask_loss(images, features, outputs.hidden, batch)
+        total = (self.words_beside_masks if some else 1.0) * words + masks.total
+        values = {"words": words.detach()}
+        if some:
+            values |= {"mask_cross_entropy": masks.cross_entropy, "mask_dice": masks.dice}
+        if stage == "train" and self.distillation is not None:
+            learnt = self._distillation_loss(images, features, batch)
+            total = total + learnt.total
+            values |= {"distillation": learnt.total.detach()}
+        self.log_losses({"loss": total, **values}, stage, len(batch.keys))
+        return total
+
+    def _distillation_loss(self, images: SailImages, features: Tensor, batch: Batch) -> DistillationLoss:
+        assert self.distillation is not None
+        return self.distillation(images.states, images.grid, features, batch.images, batch.sizes, batch.features)
+
+    def _mask_loss(
+        self, images: SailImages, features: Tensor, hidden: Tensor, batch: Batch
+    ) -> tuple[PointLoss, bool]:
+        """Of all [SEG] tokens whose masks the batch has, and whether any process has one.
+
+        In evaluation the masks are left to the references, at the size of the original image.
+        """
+        assert batch.targets is not None
+        height, width = covered(self.core, images)
+        masks, segments = batch.masks, batch.targets.tokens == self.core.special.seg
+        if masks is None:
+            masks, segments = batch.images.new_zeros(0, height, width, dtype=torch.bool), torch.zeros_like(segments)
+        rows, columns = segments.nonzero(as_tuple=True)
+        index = batch.prompts.image_index[rows]
+        logits = self.core.masks(features, hidden[rows, columns], index)
+        truth = F.pad(masks, (0, width - masks.shape[2], 0, height - masks.shape[1]))
+        return self.mask_loss(logits, truth, batch.sizes[index]), anywhere(segments)
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.loss(batch, "val")
+        self._score(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, list[Any]]:
+        return {"predictions": self._score(batch)}
+
+    def on_validation_epoch_end(self) -> None:
+        for _ in self._figures("val"):
+            pass
+
+    def on_test_epoch_end(self) -> None:
+        for table in self._figures("test"):
+            if table and self.trainer.is_global_zero:
+                sys.stdout.write(f"\n{table}\n")
+
+    @torch.no_grad()
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[Any]:
+        return self._answer(batch, self._kind(batch))
+
+    def _score(self, batch: Batch) -> list[Any]:
+        kind = self._kind(batch)
+        predictions = self._answer(batch, kind)
+        kind.update(batch, predictions)
+        return predictions
+
+    @torch.no_grad()
+    def _answer(self, batch: Batch, kind: Answers) -> list[Any]:
+        images = self.read(batch)
+        decoded = self.core.generate(images, batch.prompts, self.rule)
+        return kind.read(self.core, images, batch, decoded, self.chat)
+
+    def _kind(self, batch: Batch) -> Answers:
+        (source,) = set(batch.sources)
+        return self.answers.setdefault(source, KINDS[source]())
+
+    def _figures(self, stage: str) -> Iterator[str]:
+        """Logs the figures of each kind of data that was scored, in one order in all processes; yields their tables."""
+        for name in sorted(self.answers):
+            figures, table = self.answers[name].figures()
+            self.log_dict({f"{stage}/{figure}": value for figure, value in figures.items()})
+            yield table
