@@ -52,12 +52,10 @@ def refer(options: Namespace) -> None:
 def describe(options: Namespace) -> None:
     """`pixel-llm describe`."""
     data, name = options.image.read_bytes(), options.image.name
-    if options.mask:
-        height, width = decode_jpeg(data, name).shape[-2:]
-        masks = [read_mask(file, (height, width)) for file in options.mask]
-        raise ValueError(f"{len(masks)} --mask: {options.checkpoint} is of a model that is asked by --box or --point")
-    said = _predictor(options).describe(data, options.box, options.point, name)
-    clicks = [[]] * len(options.box) + [options.point] * bool(options.point)
+    height, width = decode_jpeg(data, name).shape[-2:]
+    masks = [read_mask(file, (height, width)) for file in options.mask]
+    said = _predictor(options).describe(data, options.box, options.point, name, masks)
+    clicks = [[]] * len(options.box) + [options.point] * bool(options.point) + [[]] * len(masks)
     boxes = [
         CaptionedBox(number, answer.box, answer.caption, clicks=at)
         for number, (answer, at) in enumerate(zip(said, clicks, strict=True), 1)

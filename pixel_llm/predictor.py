@@ -3,24 +3,32 @@
 import logging
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
+from numpy.typing import NDArray
 
+from datamodules.chat_text import ChatText
 from datamodules.referring import query_context, query_tokens
+from datamodules.region_marks import filled_box
 from datamodules.samples import Question, Sample, collate
 from datamodules.tokenizer import Tokenizer
 from datamodules.views import View, decode_jpeg, whole_view
-from pixel_llm.asked_places import Click, checked_box, checked_clicks, click_shares, spanned
+from pixel_llm.asked_dialogues import clicks_mark, describing, mask_mark, segmenting
+from pixel_llm.asked_places import Click, around, checked_box, checked_clicks, click_shares, spanned
 from pixel_llm.coordinates import Box, box_original_px_to_01
 from pixel_llm.structures import Batch, Prediction, Reference, ReferringPrediction, RegionPrediction
 from pixel_llm.tasks.base import Task
 from pixel_llm.tasks.captioning import Captioning
 from pixel_llm.tasks.dense_captioning import DenseCaptioning
+from pixel_llm.tasks.dialogue_answers import DescribedRegions, SegmentedAnswers
 from pixel_llm.tasks.joint import JointTraining
+from pixel_llm.tasks.pixel_sail import Dialogues
 from pixel_llm.tasks.referring_localization import ReferringLocalization
 from pixel_llm.tasks.region_captions import RegionTask
 from pixel_llm.tasks.words import predictions
@@ -50,6 +58,8 @@ class Predictor:
         self._sources = _data_settings(yaml.safe_load(content["config"])["data"])
         self.data: dict[str, Any] = next(iter(self._sources.values()))
         self.task.tokenizer = self.tokenizer
+        if isinstance(self.task, Dialogues):
+            self.task.chat = ChatText(self.tokenizer, self.task.core.special.visual_prompts)
         self.task.eval().to(self.device)
 
     @torch.no_grad()
@@ -70,8 +80,10 @@ class Predictor:
         All queries share one encoding of the image. Raises ValueError with one line for an empty query, too; what
         the model cannot read of a query is logged.
         """
-        task = self._task(ReferringLocalization, "regress the boxes of queries", "referring")
         asked = [queries] if isinstance(queries, str) else queries
+        if isinstance(self.task, Dialogues):
+            return self._segment(self.task, self._view(image, name), asked, name)
+        task = self._task(ReferringLocalization, "regress the boxes of queries", "referring")
         questions = [self._ask(query, f"{name}/{i}") for i, query in enumerate(asked, 1)]
         if not questions:
             return []
@@ -85,17 +97,23 @@ class Predictor:
         boxes: Sequence[Sequence[float]] = (),
         points: Sequence[Sequence[float]] = (),
         name: str = "image",
+        masks: Sequence[NDArray[np.bool_]] = (),
     ) -> list[RegionPrediction]:
-        """Say what is in each box of an image (the bytes of its file), and then what lies where the clicks are.
+        """Say what is in each box of an image (the bytes of its file), then what lies where the clicks are, then
+        what each mask covers.
 
         boxes: x0 y0 x1 y1 in pixels of the photo.  points: clicks xy on one thing, which get one answer for all of
-        them, whose box is the one that they span.
+        them, whose box is the one that they span.  masks: bool[H, W] over the photo, for a single transformer.
         Raises ValueError with one line for boxes and clicks that cannot be meant, see `checked_box`.
         """
-        task = self._task(RegionTask, "caption regions", "region_captioning")
         view = self._view(image, name)
         size = view.original_size
         places, clicks = [checked_box(box, size) for box in boxes], checked_clicks(points, size)
+        if isinstance(self.task, Dialogues):
+            return self._describe_marked(self.task, view, places, clicks, masks, name)
+        task = self._task(RegionTask, "caption regions", "region_captioning")
+        if masks:
+            raise ValueError(f"{self.path}: of a model that is asked by boxes or clicks, not by masks")
         kinds = [[self._place(box_original_px_to_01(box, size)) for box in places]]  # a batch has prompts of one kind
         if clicks:
             places.append(spanned(clicks))
@@ -135,6 +153,37 @@ class Predictor:
     def _settings(self, kind: str) -> dict[str, Any]:
         """The arguments of a class of data module that took part in the training, else those of the first one."""
         return self._sources.get(kind, self.data)
+
+    def _segment(
+        self, task: Dialogues, view: View, queries: Sequence[str], name: str
+    ) -> list[ReferringPrediction]:
+        length = self._settings("ReferringDialoguesDataModule")["max_context_tokens"]
+        questions = [segmenting(task.chat, query, f"{name}/{i}", length) for i, query in enumerate(queries, 1)]
+        return task.answer(self._batch(view, name, questions), SegmentedAnswers()) if questions else []
+
+    def _describe_marked(
+        self,
+        task: Dialogues,
+        view: View,
+        boxes: Sequence[Box],
+        clicks: Sequence[Click],
+        masks: Sequence[NDArray[np.bool_]],
+        name: str,
+    ) -> list[RegionPrediction]:
+        size, shape = view.original_size, (view.pixels.shape[-2], view.pixels.shape[-1])
+        marks = [filled_box(box_original_px_to_01(box, size), shape) for box in boxes]
+        places = list(boxes)
+        if clicks:
+            marks.append(clicks_mark(click_shares(clicks, size), view))
+            places.append(spanned(clicks))
+        marks += [mask_mark(mask, view) for mask in masks]
+        places += [around(mask) for mask in masks]
+        length = self._settings("RegionDialoguesDataModule")["max_context_tokens"]
+        questions = describing(task.chat, marks, name, length)
+        if not questions:
+            return []
+        answers = task.answer(self._batch(view, name, questions), DescribedRegions())
+        return [replace(answer, box=place) for answer, place in zip(answers, places, strict=True)]
 
     def _ask(self, query: str, key: str) -> Question:
         query = query.strip()

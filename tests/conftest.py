@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import command, tiny_config, tiny_referring_config, tiny_regions_config, write_config
+from tests.runs import (
+    command,
+    tiny_config,
+    tiny_dialogues_config,
+    tiny_referring_config,
+    tiny_regions_config,
+    write_config,
+)
 from tests.tiny import toy_shards
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -60,6 +67,16 @@ def tiny_region_run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def tiny_dense_run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same by a model that finds the regions itself, any five of them. To be read only."""
     return _regions_run(toy, tmp_path_factory.mktemp("tiny_dense"), dense=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_dialogues_run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training of two steps of a single transformer. To be read only."""
+    folder = tmp_path_factory.mktemp("tiny_dialogues")
+    config = tiny_dialogues_config(toy, folder / "run", steps=2)
+    done = command("fit", "--config", write_config(folder / "config.yaml", config))
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
 
 
 def _regions_run(toy: Path, folder: Path, dense: bool) -> Path:

@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader
 
 from callbacks.step_seed import StepSeed
 from datamodules.base import ShardDataModule
+from datamodules.tokenizer import Tokenizer
+from pixel_llm.special_tokens import SpecialTokens
 from pixel_llm.tasks.base import Task
 from pixel_llm.tasks.optimizer import AdamWSchedule
 from pixel_llm.tasks.trace_captioning import TraceCaptioning
@@ -146,6 +148,40 @@ def tiny_joint_config(toy: Path, run: Path, steps: int = 4) -> dict[str, Any]:
         "init_args": {
             "sources": [config["data"], referring["data"], regions["data"]],
             "weights": [1, 1, 1], "evaluate_each": True, "batch_size": 4, "num_workers": 0,
+        },
+    }  # fmt: skip
+    return config
+
+
+def tiny_dialogues_config(toy: Path, run: Path, steps: int = 4) -> dict[str, Any]:
+    """A single transformer on expressions and regions of the toy world; otherwise as `tiny_config`."""
+    config = tiny_config(toy, run, steps)
+    words = Tokenizer(str(toy / "tokenizer")).vocabulary_size
+    sizes = {"width": 32, "layers": 2, "heads": 2, "key_value_heads": 1, "feed_forward": 64}
+    backbone = {
+        "class_path": "pixel_llm.pixel_sail.transformer.Transformer",
+        "init_args": {"vocabulary_size": SpecialTokens(words).vocabulary_size, **sizes},
+    }
+    core = {"backbone": backbone, "words": words, "patch": 8, "mask_stride": 4, "mask_embedding": 16}
+    config["model"] = {
+        "class_path": "pixel_llm.tasks.pixel_sail.Dialogues",
+        "init_args": {
+            "core": {"class_path": "pixel_llm.pixel_sail.build.pixel_sail", "init_args": core},
+            "optimizer": config["model"]["init_args"]["optimizer"],
+            "mask_loss": {"class_path": "pixel_llm.point_losses.PointMaskLoss", "init_args": {"points": 64}},
+            "max_tokens": 12,
+        },
+    }
+    source = {
+        **{f"{split}_shards": [str(toy / f"toy_unc_{split}")] for split in ("train", "val", "test")},
+        "tokenizer": str(toy / "tokenizer"), "image_size": 64,
+    }  # fmt: skip
+    kinds = ("referring.ReferringDialoguesDataModule", "regions.RegionDialoguesDataModule")
+    config["data"] = {
+        "class_path": "datamodules.mixture.MixtureDataModule",
+        "init_args": {
+            "sources": [{"class_path": f"datamodules.dialogues_{kind}", "init_args": source} for kind in kinds],
+            "weights": [1, 1], "evaluate_each": True, "batch_size": 4, "num_workers": 0,
         },
     }  # fmt: skip
     return config

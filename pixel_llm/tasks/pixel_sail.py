@@ -150,16 +150,17 @@ class Dialogues(Task):
 
     @torch.no_grad()
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[Any]:
-        return self._answer(batch, self._kind(batch))
+        return self.answer(batch, self._kind(batch))
 
     def _score(self, batch: Batch) -> list[Any]:
         kind = self._kind(batch)
-        predictions = self._answer(batch, kind)
+        predictions = self.answer(batch, kind)
         kind.update(batch, predictions)
         return predictions
 
     @torch.no_grad()
-    def _answer(self, batch: Batch, kind: Answers) -> list[Any]:
+    def answer(self, batch: Batch, kind: Answers) -> list[Any]:
+        """One answer for each prompt of the batch, read as answers of a kind."""
         images = self.read(batch)
         decoded = self.core.generate(images, batch.prompts, self.rule)
         return kind.read(self.core, images, batch, decoded, self.chat)

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pycocotools import mask as coco_mask
 from torch.nn import functional as F
 
@@ -14,12 +16,15 @@ from datamodules.dialogues_referring import ReferringDialoguesDataModule
 from datamodules.dialogues_regions import RegionDialoguesDataModule
 from datamodules.mixture import MixtureDataModule
 from datamodules.tokenizer import Tokenizer
+from datamodules.views import View
+from pixel_llm.asked_dialogues import clicks_mark, mask_mark
 from pixel_llm.core.decoding import Decoded
 from pixel_llm.pixel_sail.build import pixel_sail
 from pixel_llm.pixel_sail.distillation import Distillation, FrozenEncoder
 from pixel_llm.pixel_sail.pixel_sail import PixelSail
 from pixel_llm.pixel_sail.transformer import Transformer
 from pixel_llm.point_losses import PointMaskLoss
+from pixel_llm.predictor import Predictor
 from pixel_llm.special_tokens import SpecialTokens
 from pixel_llm.tasks.dialogue_answers import answer_masks, box_around
 from pixel_llm.tasks.pixel_sail import Dialogues
@@ -104,6 +109,41 @@ def test_answers_are_masked_together() -> None:
     assert torch.equal(found[0], alone(0, 1, 0) | alone(0, 3, 0))
     assert not found[1].any()
     assert torch.equal(found[2], alone(2, 3, 1))
+
+
+def test_its_checkpoint_answers_about_a_photo(toy: Path, tiny_dialogues_run: Path) -> None:
+    """As a batch does that the data make, whatever the question comes from."""
+    photo = min((toy / "raw/images/test").glob("*.jpg"))
+    predictor = Predictor(tiny_dialogues_run)
+    height, width = np.asarray(Image.open(photo)).shape[:2]
+    found = predictor.refer(photo.read_bytes(), ["the ring", "The ring."], photo.name)
+    assert [answer.key for answer in found] == [f"{photo.name}/1", f"{photo.name}/2"]
+    assert found[0].mask["size"] == [height, width]
+    assert found[0].mask == found[1].mask
+    assert found[0].box == box_around(found[0].mask)
+    mask = np.zeros((height, width), bool)
+    mask[10:30, 20:50] = True
+    described = predictor.describe(photo.read_bytes(), [(20, 10, 50, 30)], [(5, 6)], photo.name, [mask])
+    assert [answer.box for answer in described] == [(20, 10, 50, 30), (5, 6, 5, 6), (20, 10, 50, 30)]
+    with pytest.raises(ValueError, match=r"^16 regions: this model has names for 15 at a time$"):
+        predictor.describe(photo.read_bytes(), masks=[mask] * 16)
+    with pytest.raises(ValueError, match=r"^query a/1 is empty$"):
+        predictor.refer(photo.read_bytes(), " ", "a")
+    with pytest.raises(ValueError, match="a model of Dialogues does not find objects"):
+        predictor.dense_caption(photo.read_bytes())
+
+
+def test_marks_of_a_photo_are_those_of_its_view() -> None:
+    view = View(torch.zeros(3, 40, 80, dtype=torch.uint8), (0.0, 0.0, 1.0, 1.0), False, (100, 200))
+    mask = np.zeros((100, 200), bool)
+    mask[50:, :100] = True
+    marked = mask_mark(mask, view)
+    assert marked[20:, :40].all()
+    assert marked.sum() == 20 * 40
+    speck = np.zeros((100, 200), bool)
+    speck[3, 3] = True
+    assert mask_mark(speck, view).nonzero().tolist() == [[1, 1]]
+    assert clicks_mark([(0.5, 0.25), (1.0, 1.0)], view).nonzero().tolist() == [[10, 40], [39, 79]]
 
 
 def test_a_model_of_other_words_than_the_datas_is_refused(toy: Path, tmp_path: Path) -> None:

@@ -1,0 +1,57 @@
+"""What a person asks a single transformer about a photo, as questions of a dialogue."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules.chat_text import ChatText, prompt_name
+from datamodules.dialogue_forms import DESCRIBE_REGION, SEGMENT
+from datamodules.dialogues_referring import said
+from datamodules.samples import Question, VisualPrompt
+from datamodules.views import View, resize
+from pixel_llm.structures import Reference
+
+
+def segmenting(chat: ChatText, query: str, key: str, max_tokens: int) -> Question:
+    """Asks for the pixels of what a query names. Raises ValueError with one line for an empty query."""
+    if not query.strip():
+        raise ValueError(f"query {key} is empty")
+    ids = chat.encode(SEGMENT[0], sentence=said(query))
+    return Question(Reference(key, query), context=chat.context([ids], max_tokens))
+
+
+def describing(chat: ChatText, marks: Sequence[Tensor], name: str, max_tokens: int) -> list[Question]:
+    """Asks what each region is; all of them are marked in the image.
+
+    marks: bool[h, w] each, over the view's pixels. Raises ValueError with one line for more than there are names for.
+    """
+    most = chat.special.visual_prompts
+    if len(marks) > most:
+        raise ValueError(f"{len(marks)} regions: this model has names for {most} at a time")
+    prompts = [VisualPrompt(number, mark) for number, mark in enumerate(marks)]
+    questions = []
+    for number in range(len(marks)):
+        ids = chat.encode(DESCRIBE_REGION[0].replace("<PromptK>", prompt_name(number)))
+        question = Question(Reference(f"{name}/{number + 1}", ""), context=chat.context([ids], max_tokens))
+        question.visual_prompts = prompts
+        questions.append(question)
+    return questions
+
+
+def mask_mark(mask: NDArray[np.bool_], view: View) -> Tensor:
+    """A mask bool[H, W] over the whole photo -> bool[h, w] over the view's pixels, of which at least one is set."""
+    height, width = view.pixels.shape[-2:]
+    shares = resize(torch.from_numpy(mask)[None].float().expand(3, -1, -1), (height, width))[0]
+    return shares >= min(0.5, float(shares.max()))
+
+
+def clicks_mark(points: Sequence[tuple[float, float]], view: View) -> Tensor:
+    """Clicks xy in [0, 1] -> bool[h, w], the pixels that they hit."""
+    height, width = view.pixels.shape[-2:]
+    mark = torch.zeros(height, width, dtype=torch.bool)
+    for x, y in points:
+        mark[min(int(y * height), height - 1), min(int(x * width), width - 1)] = True
+    return mark
