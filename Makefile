@@ -9,7 +9,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-fast lint parity parity-metrics results ablations torture cluster-rehearsal benchmarks clean
+.PHONY: help setup demo pixel-sail test test-fast lint parity parity-metrics results ablations torture cluster-rehearsal benchmarks clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F '\t' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -66,6 +66,17 @@ runs/toy/referring_segmentation/.done: runs/toy/referring/.done
 runs/toy/dense_captioning/.done: runs/toy/pretrain_attributes/.done runs/toy/pretrain_language_model/.done
 	lightning fit --config configs/dense_captioning/toy.yaml --ckpt_path last
 	@touch $@
+
+toy/dialogue_tokenizer/tokenizer.json: toy/shards/.done
+	pixel-llm prepare tokenizer toy/shards/narratives_train toy/shards/toy_unc_train --dialogues --vocabulary-size 384 \
+	  --out toy/dialogue_tokenizer
+
+runs/toy/pixel_sail/.done: toy/dialogue_tokenizer/tokenizer.json runs/toy/pretrain_attributes/.done
+	lightning fit --config configs/pixel_sail/toy.yaml --ckpt_path last
+	@touch $@
+
+pixel-sail: runs/toy/pixel_sail/.done  ## the single transformer on the toy world: training and evaluation
+	lightning test --config configs/pixel_sail/toy.yaml --ckpt_path last
 
 demo: runs/toy/referring_segmentation/.done runs/toy/dense_captioning/.done  ## toy world -> shards -> training -> evaluation -> pictures (about 20 minutes after installation)
 	lightning test --config configs/trace/toy.yaml --ckpt_path last
