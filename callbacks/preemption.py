@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
 
 from callbacks.last_checkpoint import LastCheckpoint
 
@@ -28,18 +29,37 @@ class Stopped(Exception):
 class Preemption(L.Callback):
     """Raises `Stopped` at the next border of optimizer steps after SIGUSR1, SIGTERM or Ctrl-C, with a checkpoint saved.
 
+    In a validation, that is after the batch in hand; while a run starts, after its first step.
+
     In a SLURM job SIGUSR1, the one that the templates ask for, also puts the job back into the queue. A second Ctrl-C
     stops at once; the last checkpoint is then the newest one.
     """
 
     def __init__(self) -> None:
         self._received = 0
-        self._previous: dict[int, Any] = {}
+        self._previous: dict[int, Any] = {}  # while a training runs
+        self._handlers: dict[int, Any] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "fit":  # weights are read and restored yet, which can take minutes
+            self._listen()
+
+    def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._listen()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._listen()
+
+    def _listen(self) -> None:
+        """To be called again after Lightning has set handlers of its own."""
+        found = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._previous = self._handlers = self._previous or found
 
     def _note(self, number: int, frame: Any) -> None:
+        if not self._previous:  # the training is over, and Lightning has put back what it found here
+            signal.signal(number, self._handlers[number])
+            signal.raise_signal(number)
+            return
         if number == self._received == signal.SIGINT:
             os.write(2, b"\nstopped at once\n")
             os._exit(128 + number)
@@ -49,8 +69,16 @@ class Preemption(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.fit_loop._should_accumulate():  # gradients of this step are not in any checkpoint
-            return
+        if not trainer.fit_loop._should_accumulate():  # else gradients of this step are not in any checkpoint
+            self._stop_if_asked(trainer)
+
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """A validation is repeated when the run goes on; it may be longer than the notice that a job gets."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._stop_if_asked(trainer)
+
+    def _stop_if_asked(self, trainer: L.Trainer) -> None:
+        """Every process comes here at the same place of its work."""
         if not trainer.strategy.reduce_boolean_decision(self._received > 0, all=False):
             return
         number = max(trainer.strategy.broadcast(self._received), self._received) or signal.SIGTERM

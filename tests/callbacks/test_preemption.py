@@ -6,11 +6,14 @@ import subprocess
 import time
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 
-from callbacks.preemption import requeue
-from tests.runs import command, start, tiny_config, write_config
+from callbacks.last_checkpoint import LastCheckpoint
+from callbacks.preemption import Preemption, Stopped, requeue
+from tests.runs import command, fit, start, tiny_config, tiny_task, write_config
+from tests.tiny import toy_narratives
 
 
 def stopped_by(number: int, process: subprocess.Popen[str], run: Path, presses: int = 1) -> str:
@@ -40,6 +43,56 @@ def test_a_stopped_training_goes_on(toy: Path, tmp_path: Path, number: signal.Si
     done = command("fit", "--config", tmp_path / "config.yaml", "--ckpt_path", "last", "--trainer.max_steps", step + 2)
     assert done.returncode == 0, done.stderr
     assert torch.load(last, weights_only=True)["global_step"] == step + 2
+
+
+class Signal(L.Callback):
+    """SIGTERM to this process at a batch of the second validation."""
+
+    def __init__(self) -> None:
+        self.validations = 0
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.validations += 1
+
+    def on_validation_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch, batch_idx, *_) -> None:
+        if (self.validations, batch_idx) == (2, 1):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_validation_is_not_waited_for_and_nothing_is_lost_by_that(toy: Path, tmp_path: Path) -> None:
+    settings: dict = {"val_check_interval": 2, "check_val_every_n_epoch": None, "limit_val_batches": 3}
+    settings |= {"enable_checkpointing": True, "num_sanity_val_steps": 0}
+
+    def train(name: str, *callbacks: L.Callback, ckpt_path: Path | None = None) -> tuple[list[float], dict]:
+        task = tiny_task(dropout=0.1)
+        kept = [LastCheckpoint(every_n_train_steps=100), *callbacks]
+        losses = fit(task, toy_narratives(toy), tmp_path / name, 7, kept, ckpt_path, **settings)
+        return losses, task.state_dict()
+
+    whole, weights = train("whole")
+    last = tmp_path / "stopped/checkpoints/last.ckpt"
+    with pytest.raises(Stopped, match=f"^stopped by SIGTERM after step 4, saved as {last}$"):
+        train("stopped", Signal(), Preemption())
+    rest, again = train("stopped", Preemption(), ckpt_path=last)
+    assert rest == whole[4:]
+    assert all(torch.equal(value, again[name]) for name, value in weights.items())
+
+
+def test_a_signal_while_a_run_starts_ends_it_after_a_step(toy: Path, tmp_path: Path) -> None:
+    class Early(L.Callback):
+        def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    received: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: received.append(number))
+    try:
+        with pytest.raises(Stopped, match=r"^stopped by SIGUSR1 after step 1, not saved"):
+            fit(tiny_task(), toy_narratives(toy), tmp_path, 5, [Preemption(), Early()])
+        assert not received
+        signal.raise_signal(signal.SIGUSR1)  # afterwards it is the program's own again
+        assert received == [signal.SIGUSR1]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 @pytest.mark.slow
