@@ -52,7 +52,7 @@ class Preemption(L.Callback):
 
     def _listen(self) -> None:
         """To be called again after Lightning has set handlers of its own."""
-        found = {number: signal.signal(number, self._note) for number in SIGNALS}
+        found: dict[int, Any] = {number: signal.signal(number, self._note) for number in SIGNALS}
         self._previous = self._handlers = self._previous or found
 
     def _note(self, number: int, frame: Any) -> None:

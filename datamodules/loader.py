@@ -188,7 +188,8 @@ class PlannedLoader:
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        return {"epoch": self.epoch, "samples": self.consumed * self._global_batch}
+        samples = self.consumed * self._global_batch
+        return {"epoch": self.epoch, "samples": samples, "global_batch": self._global_batch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on behind `samples` samples; raises ValueError where that is no border of the present global batches."""
@@ -197,6 +198,11 @@ class PlannedLoader:
                 f"cannot resume: {state['samples']} samples were consumed, no multiple of the global batch of "
                 f"{self._global_batch}; keep batch_size times the number of processes as it was"
             )
+        if (before := state.get("global_batch", self._global_batch)) != self._global_batch:
+            _log.warning(
+                "a global batch of %d samples, where it was %d: the training goes on, but not as it would have",
+                self._global_batch, before,
+            )  # fmt: skip
         self.epoch, self.consumed = state["epoch"], state["samples"] // self._global_batch
 
     @property

@@ -170,8 +170,8 @@ def _by_name(state: Mapping[str, Any], order: list[str]) -> dict[str, Any]:
 def _point_to(link: Path, folder: Path) -> None:
     """Make `link` a name of `folder` at once, and delete the folder that it named before."""
     before = link.resolve() if link.is_symlink() else None
-    if link.exists() and before is None:
-        shutil.rmtree(link) if link.is_dir() else link.unlink()
+    if before is None and link.is_dir():
+        shutil.rmtree(link)
     new = link.with_name(f"{link.name}.{os.getpid()}.part")
     new.symlink_to(folder.name)
     new.replace(link)

@@ -154,6 +154,8 @@ def missing_data(section: Any, splits: Sequence[str], features: bool = True) -> 
 def silence() -> None:
     """Hide what Lightning says at the start of every run and nobody can act on."""
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+    warnings.filterwarnings("ignore", r"(?s).*there is no last checkpoint available")  # it begins anew, as documented
+    warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # the frozen SAM is meant to be
 
 

@@ -15,7 +15,10 @@ def whole_file(path: Path) -> Iterator[Path]:
     part = path.with_name(f"{path.name}.part")  # what a killed process left is written over
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        mode = part.stat().st_mode
         yield part
+        part.chmod(mode)  # safetensors lets nobody else read what it writes
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)

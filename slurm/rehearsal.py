@@ -8,6 +8,7 @@ variables a task sees, the processes and their communication. What is made up: `
 """
 
 import argparse
+import itertools
 import os
 import shutil
 import signal
@@ -108,7 +109,7 @@ def make_commands(folder: Path, requeued: Path) -> Path:
 
 def srun(arguments: Sequence[str]) -> int:
     """Start the tasks, pass signals on to them, end all after one that failed; the largest exit code."""
-    command = [argument for argument in arguments if not argument.startswith("--kill-on-bad-exit")]
+    command = list(itertools.dropwhile(lambda argument: argument.startswith("--"), arguments))
     tasks = [
         subprocess.Popen(command, env={**os.environ, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)})
         for i in range(int(os.environ["SLURM_NTASKS"]))

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from pixel_llm.whole_files import whole_file
 
@@ -22,6 +24,13 @@ def test_a_file_takes_its_place_only_when_it_is_whole(tmp_path: Path) -> None:
         raise KeyError
     assert file.read_text() == "one"
     assert os.listdir(file.parent) == ["file"]
+
+
+def test_others_may_read_what_they_may_read_of_any_file(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    with whole_file(tmp_path / "file") as part:
+        save_file({"a": torch.zeros(1)}, part)  # for its owner alone
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -77,6 +77,14 @@ def test_resuming_off_a_batch_border_is_refused(toy: Path) -> None:
         loader(toy, batch=5).load_state_dict({"epoch": 0, "samples": 12})
 
 
+def test_going_on_with_another_global_batch_is_said(toy: Path, caplog: pytest.LogCaptureFixture) -> None:
+    state = {"epoch": 0, "samples": 12, "global_batch": 4}
+    loader(toy, batch=4).load_state_dict(state)
+    assert not caplog.records
+    loader(toy, batch=6).load_state_dict(state)
+    assert "a global batch of 6 samples, where it was 4" in caplog.text
+
+
 def test_evaluation_sees_everything_once_and_marks_the_filling(toy: Path) -> None:
     batches = [batch for rank in (0, 1) for batch in loader(toy, rank, world=2, batch=4, train=False)]
     assert len(batches) == 2
