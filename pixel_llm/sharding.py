@@ -7,12 +7,12 @@ different in every process; `check_sharded` refuses that.
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -34,6 +34,10 @@ _ENTRIES = (
     "encode_images", "extract", "locate", "segment", "generate", "encode_prefix", "hidden_states", "logits",
     "mask_features", "masks",
 )  # fmt: skip
+
+# What is called of a proposal head besides forward; a task does so itself. The head is a group of its own: the core's
+# weights are let go once the gradients of what its last entry was given are there, and the head's come after those.
+_HEAD_ENTRIES = ("sample", "detect")
 
 _STACKS = ("sam_encoder", "tuned_encoder", "language_model", "backbone")
 
@@ -62,15 +66,28 @@ def shard(task: nn.Module, core: nn.Module, mesh: DeviceMesh) -> None:
     for block in blocks(core):
         if any(True for _ in block.parameters()):
             fully_shard(block, mesh=mesh)
+    head = getattr(core, "proposal_head", None)
+    if head is not None:
+        fully_shard(head, mesh=mesh)
+        _register(head, _HEAD_ENTRIES)
     fully_shard(core, mesh=mesh, reshard_after_forward=False)
-    for name in _ENTRIES:
-        if hasattr(core, name):
-            register_fsdp_forward_method(core, name)
+    _register(core, _ENTRIES)
     shared = set(core.parameters())
     for child in task.children():
         if child is not core and any(value not in shared for value in child.parameters()):
             fully_shard(child, mesh=mesh)
     check_sharded(task)
+
+
+def _register(module: nn.Module, entries: Sequence[str]) -> None:
+    for name in entries:
+        if hasattr(module, name):
+            register_fsdp_forward_method(module, name)
+
+
+def own_share(value: Tensor) -> Tensor:
+    """What this process holds of a parameter: its share of one that is shared out, else all of it; differentiable."""
+    return value.to_local() if isinstance(value, DTensor) else value
 
 
 def check_sharded(module: nn.Module) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pixel_llm.core.pixel_llm import PixelLLM
 from pixel_llm.losses import Normalisation
+from pixel_llm.sharding import own_share
 from pixel_llm.structures import Batch
 from pixel_llm.tasks.base import PixelLLMTask
 from pixel_llm.tasks.dense_captioning import DenseCaptioning
@@ -126,6 +127,9 @@ class JointTraining(PixelLLMTask):
         """0, in which all parameters that train take part.
 
         What a batch leaves aside, such as the detector in one of queries, so gets a gradient of zero instead of none:
-        processes wait for the gradients of all parameters, and the optimiser's averages go on, as published.
+        processes wait for the gradients of all parameters, and the optimiser's averages go on, as published. Where
+        weights are shared out, blocks are so again after the forward pass while the rest is still gathered.
         """
-        return 0 * torch.stack([p.sum().float() for p in self.core.parameters() if p.requires_grad]).sum()
+        trained = (own_share(value) for value in self.core.parameters() if value.requires_grad)
+        # 0 * before the sum: its gradients have memory of their own, to which others can be added in place
+        return torch.stack([(0 * value).sum().float() for value in trained]).sum()
