@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from callbacks.compilation import is_compiled
 from pixel_llm.structures import Batch
 
 Bucket = tuple[object, ...]
@@ -123,7 +124,7 @@ class StepFlops:
         self._counter: FlopCounterMode | None = None
 
     def start(self, module: L.LightningModule, batch: Batch) -> None:
-        if _bucket(batch) not in self._counted and not _is_compiled(module):
+        if _bucket(batch) not in self._counted and not is_compiled(module):
             self._counter = FlopCounterMode(display=False)
             self._counter.__enter__()
 
@@ -146,11 +147,6 @@ def _bucket(batch: Batch) -> Bucket:
     sizes = [len(batch.prompts.image_index), *[0 if t is None else t.numel() for t in tokens]]
     rounded = tuple(round(4 * torch.tensor(float(max(size, 1))).log2().item()) for size in sizes)
     return (*sorted(set(batch.sources)), *batch.images.shape, *rounded)
-
-
-def _is_compiled(module: L.LightningModule) -> bool:
-    parts = module.modules()
-    return getattr(module, "_compiler_ctx", None) is not None or any(p._compiled_call_impl is not None for p in parts)
 
 
 def peak_memory(device: torch.device) -> int:

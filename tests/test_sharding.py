@@ -5,12 +5,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor
 
-from pixel_llm.sharding import blocks, check_sharded
+from pixel_llm.core.proposal_head import ProposalHead
+from pixel_llm.sharding import blocks, check_sharded, shard
+from pixel_llm.tasks.joint import JointTraining
 from pixel_llm.weights.checkpoint import read_checkpoint
-from tests.runs import command, tiny_config, write_config
-from tests.tiny import tiny_core
+from tests.runs import PROPOSAL_HEAD, command, tiny_config, tiny_optimizer, write_config
+from tests.tiny import tiny_core, toy_referring, toy_regions
 
 CONFIGS = Path(__file__).parents[1] / "configs/trainer"
 TWO = ["--trainer.accelerator", "cpu", "--trainer.devices", 2, "--trainer.precision", "32-true"]
@@ -43,7 +47,7 @@ def config(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(config: Path, name: str, *arguments: Any) -> Path:
     """The checkpoints of a training in a folder of its own."""
     run = config.parent / name
-    done = command("fit", "--config", config, *arguments, "--trainer.logger.init_args.save_dir", run)
+    done = command("fit", "--config", config, *arguments, "--trainer.logger.init_args.save_dir", run, timeout=600)
     assert done.returncode == 0, done.stderr
     return run / "checkpoints"
 
@@ -84,3 +88,48 @@ def test_what_would_train_unshared_is_refused() -> None:
     module.bias.requires_grad_(False)
     with pytest.raises(RuntimeError, match=r"every process would train its own: weight$"):
         check_sharded(module)
+
+
+def joint_gradients(toy: Path, mesh: DeviceMesh | None = None) -> list[dict[str, Tensor]]:
+    """Of joint training on a batch of regions, of which queries use nothing, and on one of queries."""
+    core = tiny_core(proposal_head=lambda channels: ProposalHead(channels, **PROPOSAL_HEAD["init_args"]))
+    task = JointTraining(core, tiny_optimizer())
+    task.log = lambda *_, **__: None  # type: ignore[method-assign]
+    if mesh is not None:
+        shard(task, core, mesh)
+    found = []
+    for data in (toy_regions(toy), toy_referring(toy)):
+        torch.manual_seed(0)  # boxes are drawn
+        task.training_step(next(iter(data.train_dataloader())), 0).backward()
+        grads = {name: value.grad for name, value in task.named_parameters() if value.grad is not None}
+        found.append({n: g.full_tensor() if isinstance(g, DTensor) else g for n, g in grads.items()})
+        task.zero_grad()
+    return found
+
+
+def _one_of_two(rank: int, toy: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{out}.store", rank=rank, world_size=2)
+    found = joint_gradients(toy, init_device_mesh("cpu", (2,)))
+    if rank == 0:
+        torch.save(found, out)
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_joint_training_has_the_same_gradients_where_weights_are_shared_out(toy: Path, tmp_path: Path) -> None:
+    """Both processes have the same batches, so that their mean is that of one."""
+    torch.multiprocessing.spawn(_one_of_two, (toy, tmp_path / "gradients.pt"), nprocs=2)
+    wanted = joint_gradients(toy)
+    assert wanted[0].keys() == wanted[1].keys()
+    torch.testing.assert_close(torch.load(tmp_path / "gradients.pt"), wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_compiled_blocks_train_in_two_processes_as_others_in_one(config: Path, strategy: str) -> None:
+    compiled = ["--trainer.callbacks+=callbacks.compilation.Compilation", "--trainer.callbacks.backend", "aot_eager"]
+    short = ["--trainer.max_steps", 2, "--trainer.limit_val_batches", 0]
+    one = train(config, f"one_{strategy}", *ONE, *short)
+    two = train(config, f"compiled_{strategy}", *over(strategy), *compiled, *short)
+    torch.testing.assert_close(weights(two / "last.ckpt"), weights(one / "last.ckpt"), atol=1e-6, rtol=0)
