@@ -15,9 +15,9 @@ from pathlib import Path
 from benchmarks.report import conditions, say
 
 NAMES = (
-    "reference_27m", "decoding", "sam_encoder", "mask_decoding", "model_sizes", "frozen_features", "loader",
-    "referring", "referring_metrics", "dense_captioning", "dense_captioning_metrics", "mask_head_memory",
-    "shared_prefix", "start_up",
+    "reference_27m", "decoding", "sam_encoder", "mask_decoding", "model_sizes", "frozen_features", "compiled",
+    "processes", "loader", "referring", "referring_metrics", "dense_captioning", "dense_captioning_metrics",
+    "mask_head_memory", "shared_prefix", "start_up",
 )  # fmt: skip
 ROOT = Path(__file__).parent.parent
 
