@@ -3,7 +3,6 @@
 import io
 import json
 import logging
-import os
 from pathlib import Path
 
 import lightning as L
@@ -178,14 +177,15 @@ def test_a_checkpoint_cannot_name_a_foreign_class(tiny_run: Path, tmp_path: Path
     assert victim.is_dir()
 
 
-def test_the_newest_checkpoint_of_a_folder_is_found(tmp_path: Path) -> None:
-    for age, name in ((20, "old"), (10, "new")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "last.ckpt").touch()
-        os.utime(tmp_path / name / "last.ckpt", (1000 - age, 1000 - age))
-    assert find_checkpoint(tmp_path) == tmp_path / "new/last.ckpt"
+def test_the_checkpoint_of_a_folder_is_found_and_of_several_none(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        (tmp_path / name / "checkpoints/last.ckpt").touch()
+    assert find_checkpoint(tmp_path / "one") == tmp_path / "one/checkpoints/last.ckpt"
+    with pytest.raises(ValueError, match=r"2 checkpoints, name one of .*one/checkpoints/last\.ckpt, .*two/checkpoints"):
+        find_checkpoint(tmp_path)
     with pytest.raises(ValueError, match=r"last\.ckpt: not a checkpoint"):
-        read_checkpoint(find_checkpoint(tmp_path))
+        read_checkpoint(find_checkpoint(tmp_path / "two"))
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,19 @@ from pixel_llm.weights.shards import read_shares
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The file itself, or the newest `last.ckpt` below a folder; FileNotFoundError where there is none."""
+    """The file itself, or the `last.ckpt` below a folder.
+
+    FileNotFoundError where there is none. ValueError with one line where there are several: which one is the newest
+    cannot be told from files' times, since clocks jump and files are copied.
+    """
     if path.is_file() or any((path / name).is_file() for name in ("rank_00000.pt", WEIGHTS)):
         return path
-    found = sorted(path.rglob("last.ckpt"), key=lambda file: file.stat().st_mtime)
+    found = sorted(path.rglob("last.ckpt"))
     if not found:
         raise FileNotFoundError(f"no checkpoint at {path}")
-    return found[-1]
+    if len(found) > 1:
+        raise ValueError(f"{path}: {len(found)} checkpoints, name one of {', '.join(map(str, found[:5]))}")
+    return found[0]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

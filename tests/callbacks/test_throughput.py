@@ -1,6 +1,7 @@
 """What is said about a running training: counted by other means, and changing nothing."""
 
 import re
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -110,6 +111,15 @@ def test_time_that_validation_takes_is_no_wait_for_data(
     fit(tiny_task(), toy_narratives(toy), tmp_path, 2, [clock, Throughput(every_n_steps=2), read], **settings)
     assert read.metrics["speed/data_wait"] == pytest.approx(1 / 4)
     assert read.metrics["speed/images_per_second"] == pytest.approx(4 / 4)
+
+
+def test_a_clock_that_jumps_changes_no_figure(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward by hours and back again, at every look at it."""
+    looks = count()
+    monkeypatch.setattr("time.time", lambda: 1.8e9 + (-1) ** next(looks) * 1e4)
+    metrics = logged(toy, tmp_path)
+    assert 0 <= metrics["speed/data_wait"] <= 1
+    assert 0.01 < metrics["speed/images_per_second"] < 1e4
 
 
 def test_each_source_has_its_loss(toy: Path, tmp_path: Path) -> None:
