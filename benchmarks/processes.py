@@ -26,7 +26,7 @@ STEPS = 5
 
 TEXT = f"""The training step of "By model size" by the clock, the best of {STEPS}, on CPU cores that have nothing else
 to do: one process on one core and on two, and two processes by DDP (static graph, gradients as views of the buckets,
-gloo) with one thread each. Every process has as many images in its step, so two make the gradient of twice the batch."""
+gloo) with one thread each. Every process has as many images in its step: two make the gradient of twice the batch."""
 HEADER = ["size", "processes", "threads of each", "images in a step", "step, s", "images/s", "of one process"]
 
 
