@@ -9,7 +9,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo pixel-sail test test-fast lint parity parity-metrics results ablations torture cluster-rehearsal benchmarks clean
+.PHONY: help setup demo pixel-sail test test-fast lint parity parity-metrics results ablations pixel-sail-results torture cluster-rehearsal benchmarks clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F '\t' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -96,6 +96,9 @@ test-fast: $(INSTALLED)  ## the tests that take seconds
 lint: $(INSTALLED)
 	ruff check .
 	mypy
+
+pixel-sail-results: toy/dialogue_tokenizer/tokenizer.json runs/toy/pretrain_attributes/.done runs/toy/pretrain_language_model/.done  ## the single transformer's additions one by one, and beside PixelLLM -> docs/pixel_sail.md (75 minutes on two cores)
+	python -m benchmarks.pixel_sail
 
 parity: $(INSTALLED)  ## compare with the published implementation's numbers (GOLDEN=DIR)
 	python -m tests.parity $(or $(GOLDEN),../shared/golden/published)

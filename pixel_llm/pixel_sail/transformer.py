@@ -48,6 +48,8 @@ class Transformer(EncoderFreeBackbone):
         self.rotary = RotaryPositions.of_base(width // heads, rope_base)
         self.lm_head = None if tied else nn.Linear(width, vocabulary_size, bias=False)
         self.apply(_start)
+        for layer in self.layers:
+            layer.start_small(layers)
 
     def embed(self, tokens: Tensor) -> Tensor:
         return self.embed_tokens(tokens)
@@ -88,6 +90,13 @@ class Layer(nn.Module):
         read, keys, values = self.self_attn(self.input_layernorm(hidden), angles, mask, past)
         hidden = hidden + read
         return hidden + self.mlp(self.post_attention_layernorm(hidden)), keys, values
+
+    def start_small(self, layers: int) -> None:
+        """Begin as one of so many layers, whose halves together add about what they are given (GPT-2): else the first
+        ones add what all patches have in common, under which what sets them apart is lost.
+        """
+        for last in (self.self_attn.o_proj, self.mlp.down_proj):
+            nn.init.normal_(last.weight, std=(2 * layers * last.in_features) ** -0.5)
 
 
 class Attention(nn.Module):
@@ -131,10 +140,10 @@ class GatedFeedForward(nn.Module):
 
 @torch.no_grad()
 def _start(module: nn.Module) -> None:
-    """Linear layers keep the variance of what they are given; rows of the vocabulary are short, as in Qwen2."""
+    """Linear layers keep the variance of what they are given, and so do logits; rows of the vocabulary have length 1."""
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=module.in_features**-0.5)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
+        nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
