@@ -140,7 +140,7 @@ class GatedFeedForward(nn.Module):
 
 @torch.no_grad()
 def _start(module: nn.Module) -> None:
-    """Linear layers keep the variance of what they are given, and so do logits; rows of the vocabulary have length 1."""
+    """Linear layers keep the variance of what they are given; rows of the vocabulary have length 1."""
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=module.in_features**-0.5)
         if module.bias is not None:
