@@ -11,7 +11,7 @@ import lightning as L
 import numpy as np
 import torch
 
-from datamodules.features import VIEW, FeatureCache
+from datamodules.features import VIEW, FeatureCache, open_caches
 from datamodules.loader import MakeSample, PlannedLoader, PlannedSource, Record
 from datamodules.plan import Plan
 from datamodules.remote import RemoteShard, open_folder
@@ -31,8 +31,9 @@ class ImageSamples:
 
     scale_jitter, flip_probability: the training augmentation; (1, 1) and 0 show the whole image.
     blank: paint the image black; what a model then still knows, it knows from the text.
-    cache: adds what a frozen encoder made of the whole image before.
-    text_alone: a record without a picture is text alone, its view 0 x 0 pixels; else it cannot be used.
+    caches: add what frozen encoders made of the whole image before.
+    text_alone: a record without a picture is text alone, its view 0 x 0 pixels and its features zeros; else it cannot
+        be used.
     """
 
     questions: MakeQuestions
@@ -40,16 +41,16 @@ class ImageSamples:
     scale_jitter: tuple[float, float] = (1.0, 1.0)
     flip_probability: float = 0.0
     blank: bool = False
-    cache: FeatureCache | None = None
+    caches: Sequence[FeatureCache] = ()
     text_alone: bool = False
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Sample:
         name = f"{record['__url__']}, {record['__key__']}"
         if self.text_alone and "jpg" not in record:
-            if self.cache is not None:
-                raise ValueError(f"{name}: without a picture there are no features of it")
             view = View(torch.zeros(3, 0, 0, dtype=torch.uint8), (0.0, 0.0, 1.0, 1.0), False, (0, 0))
-            return Sample(record["__key__"], view, self.questions(record, view, rng))
+            made = [cache.producer for cache in self.caches]
+            nothing = {encoder.name: torch.zeros(encoder.shape, dtype=torch.bfloat16) for encoder in made}
+            return Sample(record["__key__"], view, self.questions(record, view, rng), features=nothing)
         pixels = decode_jpeg(record["jpg"], name)
         size = (pixels.shape[-2], pixels.shape[-1])
         if self.scale_jitter == (1.0, 1.0) and not self.flip_probability:
@@ -58,7 +59,7 @@ class ImageSamples:
             view = random_view(pixels, self.canvas, size, self.scale_jitter, self.flip_probability, rng)
         if self.blank:
             view = replace(view, pixels=torch.zeros_like(view.pixels))
-        features = {} if self.cache is None else {self.cache.producer.name: self.cache.read(record["jpg"], name)}
+        features = {cache.producer.name: cache.read(record["jpg"], name) for cache in self.caches}
         return Sample(record["__key__"], view, self.questions(record, view, rng), features=features)
 
 
@@ -103,6 +104,7 @@ class ShardDataModule(EvaluationLoaders):
 
     name: str  # of the data set, for logs
     kinds: Sequence[str]  # of shards that it reads, by the converters that make them
+    evaluated_with_features = True  # whether a model reads them outside training too
 
     def __init__(
         self,
@@ -149,7 +151,8 @@ class ShardDataModule(EvaluationLoaders):
         """The function, to be sent to worker processes, that turns a record into a sample."""
         questions = self.questions(training)
         jitter, flips = (self.scale_jitter, self.flip_probability) if training else ((1.0, 1.0), 0.0)
-        return ImageSamples(questions, self.image_size, jitter, flips, self.blank_images, self.feature_cache)
+        caches = self.feature_caches if training or self.evaluated_with_features else []
+        return ImageSamples(questions, self.image_size, jitter, flips, self.blank_images, caches)
 
     def check_fixed_view(self) -> None:
         """ValueError with one line where an image is not always shown by the same pixels, all of it."""
@@ -162,23 +165,19 @@ class ShardDataModule(EvaluationLoaders):
             raise ValueError(f"features of {self.name} cannot be computed beforehand: {found[0]} changes the images")
 
     @cached_property
-    def feature_cache(self) -> FeatureCache | None:
-        """The opened `features`; raises ValueError or ShardError with one line for what does not fit."""
-        if self.features is None:
-            return None
-        self.check_fixed_view()
-        cache = FeatureCache(Path(self.features))
-        if cache.producer.image_size != self.image_size:
-            sizes = f"{cache.producer.image_size} pixels, but image_size is {self.image_size}"
-            raise ShardError(f"{cache.folder}: features of images of {sizes}")
-        if cache.producer.view != VIEW:
-            raise ShardError(f"{cache.folder}: features of images that were laid out otherwise: make them anew")
-        return cache
-
-    @property
     def feature_caches(self) -> list[FeatureCache]:
-        """All that the batches' features come from."""
-        return [self.feature_cache] if self.feature_cache else []
+        """The opened `features`, by encoder; raises ValueError or ShardError with one line for what does not fit."""
+        if self.features is None:
+            return []
+        self.check_fixed_view()
+        caches = open_caches(Path(self.features))
+        for cache in caches:
+            if cache.producer.image_size != self.image_size:
+                sizes = f"{cache.producer.image_size} pixels, but image_size is {self.image_size}"
+                raise ShardError(f"{cache.folder}: features of images of {sizes}")
+            if cache.producer.view != VIEW:
+                raise ShardError(f"{cache.folder}: features of images that were laid out otherwise: make them anew")
+        return caches
 
     def shards(self, split: str) -> Shards:
         """The opened shards of "train", "val" or "test"; raises ShardError with one line."""

@@ -50,6 +50,8 @@ class DialogueDataModule(ShardDataModule):
     Other arguments: see `ShardDataModule`.
     """
 
+    evaluated_with_features = False  # they are those of teachers
+
     def __init__(
         self, *, visual_prompts: int = 15, max_tokens: int = 64, max_context_tokens: int = 64, **shared: Any
     ) -> None:

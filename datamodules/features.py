@@ -1,6 +1,7 @@
 """What a frozen encoder made of images, computed once: caches that `pixel-llm prepare features` wrote.
 
-A cache is a folder of shards, or several in one folder. A sample's key is made from the bytes of the picture as data
+A cache is a folder of shards, or several in one folder; caches of several encoders stand together in a folder, each
+in one of its encoder's name. A sample's key is made from the bytes of the picture as data
 sets store it, so that an image that stands in several data sets has one entry. Its field `bf16.npy` is an array
 int16[D, h, w] that holds the bits of bfloat16, which numpy does not know. It is the encoder's map of the whole canvas:
 what an encoder says about padding is not zero, and the model reads it.
@@ -19,6 +20,7 @@ from torch import Tensor
 from datamodules.shard_index import ShardError, ShardIndex, open_shards, read_manifest, shard_folders
 
 KIND = "features"
+PART = "part-"  # begins the name of a folder that holds a share of the images
 FIELD = "bf16.npy"
 VIEW = "the whole image, its longer side resized to the canvas (bilinear), zeros beyond it"
 
@@ -47,16 +49,17 @@ class Producer:
 class FeatureCache:
     """The features of images by the bytes of their files.
 
+    asked: the folder that a person names, where it is another one; for errors.
     Raises ShardError with one line for a folder without features, of which a part is missing, or whose parts were
     made in different ways.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.producer = _read_producer(folder)
+    def __init__(self, folder: Path, asked: Path | None = None) -> None:
+        self.folder, self.asked = folder, asked or folder
+        self.producer = _read_producer(folder, self.asked)
         shards = [shard for part in shard_folders(folder) for shard in open_shards(part, [KIND])]
         if not shards:
-            raise ShardError(f"no features in {folder}: {advice(folder)}")
+            raise ShardError(f"no features in {folder}: {advice(self.asked)}")
         keys = np.concatenate([np.array(index.keys, dtype=np.bytes_) for _, index in shards])
         order = np.argsort(keys)
         # arrays, not a dictionary: they reach worker processes at once, however many images there are
@@ -76,7 +79,7 @@ class FeatureCache:
         key = image_key(picture).encode()
         row = int(np.searchsorted(self._keys, key))
         if row == len(self) or self._keys[row] != key:
-            raise ShardError(f"{name}: no features of this image in {self.folder}: {advice(self.folder)}")
+            raise ShardError(f"{name}: no features of this image in {self.folder}: {advice(self.asked)}")
         path, shape = self._paths[self._shards[row]], self.producer.shape
         values = bytearray(2 * shape[0] * shape[1] * shape[2])
         with path.open("rb", buffering=0) as file:
@@ -84,6 +87,19 @@ class FeatureCache:
             if file.readinto(values) != len(values):
                 raise ShardError(f"{path}: the shard was cut short since it was opened")
         return torch.frombuffer(values, dtype=torch.bfloat16).view(shape)
+
+
+def open_caches(folder: Path) -> list[FeatureCache]:
+    """The caches in a folder: one for each encoder in a folder of its name, or one that is the folder itself.
+
+    Raises ShardError as `FeatureCache` does, and for a folder that does not have its encoder's name.
+    """
+    named = sorted(path for path in folder.glob("*") if path.is_dir() and not path.name.startswith(PART))
+    caches = [FeatureCache(path, folder) for path in named] or [FeatureCache(folder)]
+    for cache in caches if named else []:
+        if cache.folder.name != cache.producer.name:
+            raise ShardError(f"{cache.folder} holds features of {cache.producer.name}: give it that name")
+    return caches
 
 
 def image_key(picture: bytes) -> str:
@@ -101,11 +117,11 @@ def advice(folder: Path, more: str = "") -> str:
     return f"run `pixel-llm prepare features --config CONFIG --out {folder}{more}`"
 
 
-def _read_producer(folder: Path) -> Producer:
-    """Who made the features in a folder, one and the same in all parts; raises as `FeatureCache` does."""
+def _read_producer(folder: Path, asked: Path) -> Producer:
+    """Who made the features in a folder, one and the same in all parts; arguments and errors of `FeatureCache`."""
     found: dict[Path, dict[str, Any]] = {part: read_manifest(part).settings for part in shard_folders(folder)}
     if not found:
-        raise ShardError(f"no features in {folder}: {advice(folder)}")
+        raise ShardError(f"no features in {folder}: {advice(asked)}")
     for path, settings in found.items():
         if settings.pop("kind") != KIND:
             raise ShardError(f"{path} holds no {KIND}")
@@ -114,7 +130,7 @@ def _read_producer(folder: Path) -> Producer:
     there = {(settings.pop("part"), settings.pop("parts")) for settings in found.values()}
     if missing := sorted({(part, parts) for _, parts in there for part in range(parts)} - there):
         part, parts = missing[0]
-        raise ShardError(f"{folder} lacks part {part} of {parts}: {advice(folder, f' --part {part} --of {parts}')}")
+        raise ShardError(f"{folder} lacks part {part} of {parts}: {advice(asked, f' --part {part} --of {parts}')}")
     producers = {Producer(**settings): path for path, settings in found.items()}
     if len(producers) > 1:
         raise ShardError(f"{' and '.join(map(str, producers.values()))} hold features of different encoders or sizes")

@@ -1,9 +1,13 @@
-"""`pixel-llm prepare features`: what the frozen image encoder makes of a configuration's images, computed once."""
+"""`pixel-llm prepare features`: what frozen image encoders make of a configuration's images, computed once.
+
+Those of a PixelLLM are its SAM encoder, those of a Pixel-SAIL its teachers. Each has a cache of its own.
+"""
 
 import argparse
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,7 @@ from datamodules.prepare.progress import Part
 from pixel_llm.core.image_encoder import ImageEncoder
 from pixel_llm.tasks.base import Task
 from pixel_llm.trainer_cli import PixelLLMCLI, missing_data, silence
-from pixel_llm.weights.frozen_encoder import ENCODER, encoder_fingerprint
+from pixel_llm.weights.frozen_encoder import encoder_fingerprint
 
 SPLITS = ("train", "val", "test")
 
@@ -55,28 +59,51 @@ def main(arguments: Sequence[str]) -> None:
     sources: list[ShardDataModule] = getattr(data, "sources", [data])
     for source in sources:
         source.check_fixed_view()
-    encoder = task.frozen_encoder(ENCODER)
-    if task.weights is not None:
+    encoders = _chosen(task.frozen_encoders(), options.encoder)
+    parts_of_core = set(task.core.modules())
+    if task.weights is not None and any(encoder in parts_of_core for encoder in encoders.values()):
         task.weights.load(task.core)
-    shards = {shard.address: shard for source in sources for split in SPLITS for shard in source.shards(split)}
-    pictures = Pictures.of(list(shards.values()), data.image_size)
-    _write(encoder, pictures, options.out, part, batch_size=data.batch_size, workers=data.num_workers)
+    shards = {shard.address: shard for source in sources for split in _splits(source) for shard in source.shards(split)}
+    for name, encoder in encoders.items():
+        pictures = Pictures.of(list(shards.values()), data.image_size)
+        producer = partial(Producer, name, encoder_fingerprint(encoder), data.image_size)
+        loading = {"batch_size": data.batch_size, "workers": data.num_workers}
+        _write(encoder, producer, pictures, options.out / name, part, **loading)
+    sys.stdout.write(f"features in {options.out}\n")
+
+
+def _chosen(encoders: dict[str, ImageEncoder], names: list[str] | None) -> dict[str, ImageEncoder]:
+    """Those of these names, or all. Raises ValueError with one line for none."""
+    if not encoders:
+        raise ValueError("--config: this training has no frozen encoder whose features could be computed beforehand")
+    if missing := sorted(set(names or ()) - encoders.keys()):
+        raise ValueError(f"--encoder {missing[0]}: this training has {', '.join(encoders)}")
+    return {name: encoder for name, encoder in encoders.items() if not names or name in names}
+
+
+def _splits(source: ShardDataModule) -> Sequence[str]:
+    return SPLITS if source.evaluated_with_features else SPLITS[:1]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="pixel-llm prepare features",
-        description="What the frozen image encoder makes of the images of a training configuration, computed once. "
-        "Further options change the configuration as those of `lightning fit` do.",
+        description="What the frozen image encoders of a training configuration (a PixelLLM's SAM encoder, or a "
+        "Pixel-SAIL's teachers) make of its images, computed once. Further options change the configuration as those "
+        "of `lightning fit` do.",
         allow_abbrev=False,
     )
     parser.add_argument("--config", action="append", required=True, metavar="FILE", help="of a training; repeatable")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of features to add to")
+    parser.add_argument("--encoder", action="append", metavar="NAME", help="this one only; repeatable (default: all)")
     add_part(parser, "encode the I-th share of the images only, counted from 0; all parts may run at once")
     return parser
 
 
-def _write(encoder: ImageEncoder, pictures: Pictures, out: Path, part: Part, **loading: int) -> None:
+def _write(
+    encoder: ImageEncoder, producer: Callable[..., Producer], pictures: Pictures, out: Path, part: Part, **loading: int
+) -> None:
+    """producer: called with the shape of a map."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoder.eval().to(device)
 
@@ -86,12 +113,11 @@ def _write(encoder: ImageEncoder, pictures: Pictures, out: Path, part: Part, **l
 
     side = pictures.canvas
     shape = encode(torch.zeros(1, 3, side, side), torch.full((1, 2), side)).shape[1:]
-    producer = Producer(ENCODER, encoder_fingerprint(encoder), side, *shape)
     with progress_bar() as bar:
 
         def track(items: Iterable[Any], total: int, description: str) -> Iterable[Any]:
             return bar.track(items, total=total, description=description)
 
         share = {"part": part.number, "parts": part.of}
-        report = write_features(pictures, out, producer, encode, **share, **loading, track=track)
-    sys.stdout.write("\n".join([*report.lines(), f"features in {out}"]) + "\n")
+        report = write_features(pictures, out, producer(*shape), encode, **share, **loading, track=track)
+    sys.stdout.write("\n".join([f"{out.name}:", *report.lines(), ""]))

@@ -7,9 +7,11 @@ from typing import Any
 
 import jsonargparse
 import pytest
+import torch
 
 from pixel_llm import cli
-from tests.runs import CORE, tiny_config, tiny_joint_config, write_config
+from tests.runs import CORE, tiny_config, tiny_dialogues_config, tiny_joint_config, write_config
+from tests.tiny import tiny_core
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -72,6 +74,40 @@ def test_a_mixture_in_two_parts_with_changes(toy: Path, tmp_path: Path, run: Run
         encoded += int(said.split("images encoded: ")[1].split()[0])
     assert encoded == 36
     assert run("fit", "--config", config, "--data.features", tmp_path / "features")[0] == 0
+
+
+def teachers_config(toy: Path, folder: Path) -> dict[str, Any]:
+    """A single transformer that learns from both encoders of a PixelLLM's checkpoint."""
+    weights = {f"core.{name}": value for name, value in tiny_core().state_dict().items()}
+    torch.save({"state_dict": weights}, folder / "a.ckpt")
+    config = tiny_dialogues_config(toy, folder / "run", steps=3)
+
+    def teacher(part: str) -> dict[str, Any]:
+        settings = {"encoder": CORE[part], "checkpoint": str(folder / "a.ckpt"), "part": part}
+        return {"class_path": "pixel_llm.pixel_sail.teachers.TrainedEncoder", "init_args": settings}
+
+    config["model"]["init_args"]["distillation"] = {
+        "class_path": "pixel_llm.pixel_sail.distillation.Distillation",
+        "init_args": {"states_teacher": teacher("sam_encoder"), "masks_teacher": teacher("tuned_encoder")},
+    }
+    return config
+
+
+@pytest.mark.slow
+def test_a_distillation_without_its_teachers(toy: Path, tmp_path: Path, run: Run) -> None:
+    """One command for one teacher, one for those that are left; only images of the training are encoded."""
+    config, out = write_config(tmp_path / "config.yaml", teachers_config(toy, tmp_path)), tmp_path / "features"
+    made = ["prepare", "features", "--config", config, "--out", out]
+    assert "--encoder sam2: this training has sam_encoder, tuned_encoder" in run(*made, "--encoder", "sam2")[2]
+    assert run(*made, "--encoder", "tuned_encoder")[1].startswith("tuned_encoder:\n")
+    said = run(*made)[1]
+    assert said.count("images encoded: 24\n") == said.count("images encoded: 0\n") == 1
+    found = {}
+    for name, more in {"online": [], "cached": ["--data.features", out]}.items():
+        change = ["--trainer.logger.init_args.save_dir", tmp_path / name]
+        assert run("fit", "--config", config, *change, *more)[0] == 0
+        found[name] = [float(loss) for loss in losses(tmp_path / name)]
+    assert found["cached"] == pytest.approx(found["online"], rel=2**-8)
 
 
 def put(config: dict[str, Any], path: str, value: object) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.base import ImageSamples, Shards
-from datamodules.features import FIELD, Producer, cache_settings, image_key
+from datamodules.features import FIELD, PART, Producer, cache_settings, image_key
 from datamodules.loader import PlannedSource, Record
 from datamodules.plan import Plan
 from datamodules.prepare.progress import check_settings
@@ -94,15 +94,15 @@ def write_features(
     workers: processes that decode pictures.
     Raises ShardError with one line where `out` holds something else, and where there is nothing to hold.
     """
-    folder = out if parts == 1 else out / f"part-{part:05d}-of-{parts:05d}"
+    folder = out if parts == 1 else out / f"{PART}{part:05d}-of-{parts:05d}"
     settings = cache_settings(producer, part, parts)
     for other in shard_folders(out):
         same = {"part": part, "parts": parts, "complete": True}  # in these the folders of a cache differ
         check_settings(other, read_manifest(other).settings | same, settings)
     folder.mkdir(parents=True, exist_ok=True)
     entries = {_number(entry): entry for entry in _whole_shards(folder)}
-    report = Report(Counter({"images read": pictures.source.plan.samples, "images encoded": 0}))
-    pictures.positions = _missing(pictures, _known(out, folder, entries.values()), part, parts, track)
+    report = Report(Counter({"images read": 0, "images encoded": 0}))
+    pictures.positions = _missing(pictures, _known(out, folder, entries.values()), part, parts, report, track)
     encoded = iter(track(_encoded(pictures, encode, batch_size, workers, report), len(pictures), "encoding"))
     for number in (number for number in count() if number not in entries):
         entry = write_shard(folder / f"shard-{number:05d}.tar", islice(encoded, shard_size))
@@ -139,11 +139,17 @@ def _known(out: Path, folder: Path, entries: Iterable[ShardEntry]) -> set[str]:
     return {key for index in [*own, *others] for key in index.keys}
 
 
-def _missing(pictures: Pictures, known: set[str], part: int, parts: int, track: Track) -> list[int]:
-    """Positions of the first picture of every image of this part that is not known."""
+def _missing(
+    pictures: Pictures, known: set[str], part: int, parts: int, report: Report, track: Track
+) -> list[int]:
+    """Positions of the first picture of every image of this part that is not known; records may be text alone."""
     missing, total = [], pictures.source.plan.samples
     for position in track(range(total), total, "reading images"):
-        key = image_key(pictures.source.record(position)["jpg"])
+        record = pictures.source.record(position)
+        if "jpg" not in record:
+            continue
+        report.counts["images read"] += 1
+        key = image_key(record["jpg"])
         if int(key, 16) % parts == part and key not in known:
             missing.append(position)
             known.add(key)

@@ -21,8 +21,10 @@ class ImageEncoder(nn.Module, ABC):
 
     channels: D of the feature map.
     mean, std: statistics of RGB in 0..255 that the backbone was pretrained with.
+    resized_to: longer side in pixels that a subclass resizes a canvas to; None reads it as it is.
     """
 
+    resized_to: int | None = None
     mean: Tensor
     std: Tensor
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.random import fork_rng
 
 from pixel_llm.core.image_encoder import ImageEncoder
 from pixel_llm.losses import masked_mean
@@ -46,7 +47,24 @@ class FrozenEncoder(Teacher):
 
 
 class CachedFeatures(Teacher):
-    """A teacher that is not there itself: the data bring all its features."""
+    """A teacher that is not there itself and takes no memory: the data bring all its features.
+
+    weights: its fingerprint, as a cache's manifest.json has it; None takes the features of whatever has its name.
+    """
+
+    def __init__(self, name: str, channels: int, weights: str | None = None) -> None:
+        super().__init__(name, channels)
+        self.weights = weights
+
+    def check(self, cache: Any) -> None:
+        """ValueError with one line for features (a `datamodules.features.FeatureCache`) of something else."""
+        found, wanted = (cache.producer.channels, cache.producer.weights), (self.channels, self.weights)
+        if found[0] != wanted[0]:
+            raise ValueError(f"{cache.folder}: {found[0]} channels of {self.name}, not the expected {wanted[0]}")
+        if wanted[1] is not None and found[1] != wanted[1]:
+            raise ValueError(
+                f"{cache.folder}: features of a {self.name} with other weights ({found[1]}, here {wanted[1]})"
+            )
 
     def forward(self, images: Tensor, sizes: Tensor) -> Tensor:
         raise ValueError(f"the data bring no features of {self.name}: give its cache to the data module as `features`")
@@ -120,9 +138,11 @@ class Distillation(nn.Module):
         weight: float = 0.5,
     ) -> None:
         super().__init__()
-        self.states = None if states_teacher is None else FeatureDistillation(states_teacher(), width)
-        self.masks = None if masks_teacher is None else FeatureDistillation(masks_teacher(), embedding)
+        self.states = None if states_teacher is None else FeatureDistillation(_made(states_teacher), width)
+        self.masks = None if masks_teacher is None else FeatureDistillation(_made(masks_teacher), embedding)
         self.weight = weight
+        if self.states and self.masks and self.states.teacher.name == self.masks.teacher.name:
+            raise ValueError(f"both teachers are called {self.states.teacher.name}, by which their features are known")
 
     @property
     def teachers(self) -> dict[str, Teacher]:
@@ -151,6 +171,12 @@ class Distillation(nn.Module):
         learnt = [loss for loss in (from_states, from_masks) if loss is not None]
         total = self.weight * torch.stack(learnt).sum() if learnt else states.new_zeros(())
         return DistillationLoss(total, *(None if x is None else x.detach() for x in (from_states, from_masks)))
+
+
+def _made(teacher: Callable[[], Teacher]) -> Teacher:
+    """The adapters' random start then does not depend on whether a teacher is there or its features alone."""
+    with fork_rng(devices=[]):
+        return teacher()
 
 
 def fit(made: Tensor, teacher: Teacher, student: Tensor) -> Tensor:

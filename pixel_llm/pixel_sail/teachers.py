@@ -25,14 +25,16 @@ class Mask2FormerEncoder(ImageEncoder):
     image_size: the longer side of what it reads (the paper's teacher: 800).
     """
 
+    resized_to: int
+
     def __init__(self, pixel_level_module: Any, image_size: int = 800) -> None:
         channels = pixel_level_module.decoder.mask_projection.out_channels
         super().__init__(channels=channels, mean=IMAGENET_MEAN, std=IMAGENET_STD)
         self.pixel_level_module = pixel_level_module
-        self.image_size = image_size
+        self.resized_to = image_size
 
     def encode(self, pixels: Tensor) -> Tensor:
-        return self.pixel_level_module(resized(pixels, self.image_size)).decoder_last_hidden_state
+        return self.pixel_level_module(resized(pixels, self.resized_to)).decoder_last_hidden_state
 
 
 class Sam2Encoder(ImageEncoder):
@@ -41,14 +43,16 @@ class Sam2Encoder(ImageEncoder):
     vision_encoder: of transformers' SAM 2.  image_size: the longer side of what it reads.
     """
 
+    resized_to: int
+
     def __init__(self, vision_encoder: Any, image_size: int = 1024) -> None:
         channels = vision_encoder.config.fpn_hidden_size
         super().__init__(channels=channels, mean=IMAGENET_MEAN, std=IMAGENET_STD)
         self.vision_encoder = vision_encoder
-        self.image_size = image_size
+        self.resized_to = image_size
 
     def encode(self, pixels: Tensor) -> Tensor:
-        return self.vision_encoder(resized(pixels, self.image_size)).fpn_hidden_states[-1]
+        return self.vision_encoder(resized(pixels, self.resized_to)).fpn_hidden_states[-1]
 
 
 class Mask2FormerTeacher(FrozenEncoder):

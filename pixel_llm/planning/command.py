@@ -33,7 +33,6 @@ from pixel_llm.planning.budget import (
 from pixel_llm.planning.step_cost import StepCost, step_cost
 from pixel_llm.predictor import build_task
 from pixel_llm.tasks.base import Task
-from pixel_llm.weights.frozen_encoder import ENCODER
 
 PARTS = {
     "weights": "weights",
@@ -155,10 +154,10 @@ def _has_features(data: dict[str, Any]) -> bool:
 
 
 def _features(task: Task, images: int, side: int) -> dict[str, Tensor]:
-    """What the frozen encoder would make of so many images, of its shape."""
-    encoder = task.frozen_encoder(ENCODER)
-    made = encoder(torch.zeros(images, 3, side, side, device="meta"), torch.zeros(images, 2, device="meta"))
-    return {ENCODER: torch.zeros(made.shape, dtype=torch.bfloat16)}
+    """What the frozen encoders would make of so many images, of its shape."""
+    canvases = torch.zeros(images, 3, side, side, device="meta"), torch.zeros(images, 2, device="meta")
+    made = {name: encoder(*canvases) for name, encoder in task.frozen_encoders().items()}
+    return {name: torch.zeros(values.shape, dtype=torch.bfloat16) for name, values in made.items()}
 
 
 def _count(

@@ -17,7 +17,7 @@ from pixel_llm.losses import caption_loss
 from pixel_llm.sharding import gather, shard
 from pixel_llm.structures import Batch, ImageFeatures, Prompts
 from pixel_llm.tasks.optimizer import AdamWSchedule
-from pixel_llm.weights.frozen_encoder import encoder_fingerprint, frozen_encoder
+from pixel_llm.weights.frozen_encoder import ENCODER, encoder_fingerprint, frozen_encoder
 from pixel_llm.weights.start import StartingWeights
 from pixel_llm.weights.tensors import check_fit
 
@@ -100,9 +100,9 @@ class Task(L.LightningModule):
         """What of a state dict a task that does not train has a place for."""
         return {name: value for name, value in state.items() if name.partition(".")[0] not in self.training_parts}
 
-    def frozen_encoder(self, name: str) -> ImageEncoder:
-        """The encoder whose features data may bring; ValueError with one line where there is none that is frozen."""
-        return frozen_encoder(self.core, name)
+    def frozen_encoders(self) -> dict[str, ImageEncoder]:
+        """By name those whose features data may bring; ValueError with one line where there is none that is frozen."""
+        return {ENCODER: frozen_encoder(self.core, ENCODER)}
 
     def check_features(self) -> None:
         """ValueError with one line where the data bring features of other encoders than this model's.
@@ -111,11 +111,17 @@ class Task(L.LightningModule):
         """
         caches = getattr(getattr(self.trainer, "datamodule", None), "feature_caches", [])
         for cache in [] if self._features_checked else caches:
-            encoder = self.frozen_encoder(cache.producer.name)
-            if (found := encoder_fingerprint(encoder)) != cache.producer.weights:
-                name, theirs = cache.producer.name, cache.producer.weights
-                raise ValueError(f"{cache.folder}: features of a {name} with other weights ({theirs}, here {found})")
+            self.check_cache(cache)
         self._features_checked = True
+
+    def check_cache(self, cache: Any) -> None:
+        """ValueError with one line for features (a `datamodules.features.FeatureCache`) that are not of this model."""
+        name, theirs = cache.producer.name, cache.producer.weights
+        encoder = self.frozen_encoders().get(name)
+        if encoder is None:
+            raise ValueError(f"{cache.folder}: features of {name}, which this model has no use for")
+        if (found := encoder_fingerprint(encoder)) != theirs:
+            raise ValueError(f"{cache.folder}: features of a {name} with other weights ({theirs}, here {found})")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Any:
         return self.loss(batch, "train")

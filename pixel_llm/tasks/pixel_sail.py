@@ -5,19 +5,21 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn import functional as F
 
 from pixel_llm.core.decoding import DecodingRule
 from pixel_llm.core.image_encoder import ImageEncoder
 from pixel_llm.losses import anywhere, caption_loss
-from pixel_llm.pixel_sail.distillation import Distillation, DistillationLoss, FrozenEncoder
+from pixel_llm.pixel_sail.distillation import CachedFeatures, Distillation, DistillationLoss, FrozenEncoder
 from pixel_llm.pixel_sail.pixel_sail import PixelSail, SailImages
 from pixel_llm.point_losses import PointLoss, PointMaskLoss
 from pixel_llm.structures import Batch
 from pixel_llm.tasks.base import Task
 from pixel_llm.tasks.dialogue_answers import KINDS, Answers, covered
 from pixel_llm.tasks.optimizer import AdamWSchedule
+from pixel_llm.weights.frozen_encoder import check_frozen
 from pixel_llm.weights.start import StartingWeights
 
 
@@ -71,12 +73,26 @@ class Dialogues(Task):
             head = self.core.mask_head
             self.distillation = self._distil(self.core.backbone.width, head.embedding if head else 0)
 
-    def frozen_encoder(self, name: str) -> ImageEncoder:
+    def frozen_encoders(self) -> dict[str, ImageEncoder]:
         self._make_distillation()
-        teacher = self.distillation.teachers.get(name) if self.distillation else None
-        if not isinstance(teacher, FrozenEncoder):
-            raise ValueError(f"no teacher of this training is called {name}, of which the data bring features")
-        return teacher.encoder
+        teachers = self.distillation.teachers if self.distillation else {}
+        encoders = {name: each.encoder for name, each in teachers.items() if isinstance(each, FrozenEncoder)}
+        for name, encoder in encoders.items():
+            check_frozen(encoder, name)
+        return encoders
+
+    def check_features(self) -> None:
+        """Of training alone: teachers have no say in anything else."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            super().check_features()
+
+    def check_cache(self, cache: Any) -> None:
+        self._make_distillation()
+        teacher = self.distillation.teachers.get(cache.producer.name) if self.distillation else None
+        if isinstance(teacher, CachedFeatures):
+            teacher.check(cache)
+        else:
+            super().check_cache(cache)
 
     @property
     def chat(self) -> Any:
