@@ -1,4 +1,4 @@
-"""Tables as plain text."""
+"""Figures of splits: as tables in plain text, and each by a name of its own."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,6 +17,11 @@ def figures_table(scores: Mapping[str, Mapping[str, float]], note: str) -> str:
     columns = [name for name in next(iter(scores.values())) if "_iou" not in name]
     rows = [[split, *(_cell(figures.get(name)) for name in columns)] for split, figures in scores.items()]
     return "\n".join([*aligned([["split", *columns], *rows]), note])
+
+
+def named_figures(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The figures of all splits, each called SPLIT/NAME."""
+    return {f"{split}/{name}": float(value) for split, row in scores.items() for name, value in row.items()}
 
 
 def _cell(figure: float | None) -> str:

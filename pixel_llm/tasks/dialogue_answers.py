@@ -16,7 +16,7 @@ from pixel_llm.metrics.referring_scores import referring_table
 from pixel_llm.metrics.region_captions import SINGLE_REFERENCE, RegionCaptionMetrics
 from pixel_llm.pixel_sail.pixel_sail import PixelSail, SailImages
 from pixel_llm.structures import Batch, Prediction, ReferringPrediction, RegionPrediction
-from pixel_llm.tables import figures_table
+from pixel_llm.tables import figures_table, named_figures
 from pixel_llm.tasks.base import prompt_keys
 from pixel_llm.tasks.masks import mask_rles
 
@@ -73,9 +73,8 @@ class SegmentedAnswers(Answers):
     def figures(self) -> tuple[Figures, str]:
         scores = self.metrics.compute()
         self.metrics.reset()
-        named = {f"{split}/{name}": float(value) for split, row in scores.items() for name, value in row.items()}
         empty, self.without_mask = self.without_mask, 0
-        return named | {"empty_masks": float(empty)}, referring_table(scores, "all expressions")
+        return named_figures(scores) | {"empty_masks": float(empty)}, referring_table(scores, "all expressions")
 
 
 class DescribedRegions(Answers):
@@ -101,8 +100,7 @@ class DescribedRegions(Answers):
     def figures(self) -> tuple[Figures, str]:
         scores = self.metrics.compute()
         self.metrics.reset()
-        named = {f"{split}/{name}": float(value) for split, row in scores.items() for name, value in row.items()}
-        return named, figures_table(scores, f"protocol: {SINGLE_REFERENCE}")
+        return named_figures(scores), figures_table(scores, f"protocol: {SINGLE_REFERENCE}")
 
 
 class PlainAnswers(Answers):

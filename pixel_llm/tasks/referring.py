@@ -11,6 +11,7 @@ from pixel_llm.core.pixel_llm import PixelLLM
 from pixel_llm.metrics.referring import ReferringMetrics
 from pixel_llm.metrics.referring_scores import referring_table
 from pixel_llm.structures import Batch, ImageFeatures, ReferringPrediction
+from pixel_llm.tables import named_figures
 from pixel_llm.tasks.base import PixelLLMTask, prompt_keys
 from pixel_llm.tasks.optimizer import AdamWSchedule
 from pixel_llm.weights.start import StartingWeights
@@ -75,8 +76,7 @@ class Referring(PixelLLMTask):
     def _log_scores(self, stage: str) -> dict[str, dict[str, float]]:
         scores = self.metrics.compute()
         self.metrics.reset()
-        for split, figures in scores.items():
-            self.log_dict({f"{stage}/{split}/{name}": float(value) for name, value in figures.items()})
+        self.log_dict({f"{stage}/{name}": value for name, value in named_figures(scores).items()})
         return scores
 
 

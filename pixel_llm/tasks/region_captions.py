@@ -12,7 +12,7 @@ from pixel_llm.core.pixel_llm import PixelLLM
 from pixel_llm.metrics.dense_captioning import DenseCaptioningMetrics
 from pixel_llm.metrics.region_captions import RegionCaptionMetrics
 from pixel_llm.structures import Batch, ImageFeatures, Prompts, RegionPrediction
-from pixel_llm.tables import figures_table
+from pixel_llm.tables import figures_table, named_figures
 from pixel_llm.tasks.base import WritingTask
 from pixel_llm.tasks.optimizer import AdamWSchedule
 from pixel_llm.weights.start import StartingWeights
@@ -55,8 +55,7 @@ class RegionTask(WritingTask):
         """Log the figures of a test, and print them as a table with what they depend on."""
         scores = metrics.compute()
         metrics.reset()
-        for split, figures in scores.items():
-            self.log_dict({f"test/{split}/{name}": float(value) for name, value in figures.items()})
+        self.log_dict({f"test/{name}": value for name, value in named_figures(scores).items()})
         if scores and self.trainer.is_global_zero:
             sys.stdout.write(f"\n{figures_table(scores, note)}\n")
 
