@@ -15,7 +15,7 @@ from pixel_llm.core.eva02 import EVA02
 from pixel_llm.core.pixel_llm import PixelLLM
 from pixel_llm.core.sam_image_encoder import SamImageEncoder
 from pixel_llm.core.t5 import T5
-from pixel_llm.metrics.referring_scores import mask_overlap
+from pixel_llm.run_lengths import mask_overlap
 from pixel_llm.structures import Batch, Prompts, ReferringPrediction, Targets
 from pixel_llm.tasks.optimizer import AdamWSchedule
 from pixel_llm.tasks.referring_localization import ReferringLocalization

@@ -20,7 +20,8 @@ from pycocotools import mask as coco_mask
 from benchmarks.loader import HEIGHT, WIDTH, decode, photo
 from benchmarks.report import cpu_seconds, say, section
 from pixel_llm.metrics.referring import ReferringMetrics
-from pixel_llm.metrics.referring_scores import Scores, Truth, mask_box, score
+from pixel_llm.metrics.referring_scores import Scores, Truth, score
+from pixel_llm.run_lengths import mask_box
 from pixel_llm.score import compare_predictions, read_predictions
 from pixel_llm.structures import Reference, ReferringPrediction
 

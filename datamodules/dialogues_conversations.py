@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from datamodules.base import ImageSamples, MakeQuestions, Record
 from datamodules.chat_text import prompt_name
@@ -17,6 +16,7 @@ from datamodules.referring import boxes_in_view, is_shown
 from datamodules.region_marks import Mark, region_mark
 from datamodules.samples import Question, VisualPrompt
 from datamodules.views import View
+from pixel_llm.run_lengths import mask_box
 from pixel_llm.structures import Reference
 
 _TYPED_NAME = re.compile(r"<(Prompt[0-9]+)>")
@@ -60,7 +60,7 @@ class ConversationDialogues:
         rles, names = content.get("regions", []), self.dialogue.chat.special.visual_prompts
         if not rles:
             return {}
-        boxes = boxes_in_view([_box(rle) for rle in rles], content, view)
+        boxes = boxes_in_view([mask_box(rle) for rle in rles], content, view)
         order, symbols, drawn = np.arange(len(rles)), np.arange(names), None
         if self.dialogue.training:
             order, symbols, drawn = rng.permutation(np.flatnonzero(is_shown(boxes))), rng.permutation(names), rng
@@ -72,11 +72,6 @@ class ConversationDialogues:
             mask = region_mark(self.mark, (x0, y0, x1, y1), rles[region], view, drawn)
             prompts[region + 1] = VisualPrompt(symbol, mask)
         return prompts
-
-
-def _box(rle: dict[str, Any]) -> tuple[float, float, float, float]:
-    x, y, width, height = coco_mask.toBbox(rle).tolist()
-    return x, y, x + width, y + height
 
 
 def _named(turn: dict[str, str]) -> set[int]:

@@ -10,7 +10,8 @@ from pycocotools import mask as coco_mask
 from pixel_llm.drawing.frames import draw_frame
 from pixel_llm.drawing.lettering import BLACK, Colour
 from pixel_llm.drawing.panels import Panel, fitted, sheet
-from pixel_llm.metrics.referring_scores import Answer, Rle, Truth, compare
+from pixel_llm.metrics.referring_scores import Answer, Truth, compare
+from pixel_llm.run_lengths import Rle
 from pixel_llm.structures import ReferringPrediction
 
 FOUND: Colour = (225, 0, 140)

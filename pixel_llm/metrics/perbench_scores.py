@@ -13,10 +13,10 @@ of the targets is missing in its cIoU, and its gIoU counts 0.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -25,11 +25,10 @@ from pixel_llm.metrics.assignment import assignment
 from pixel_llm.metrics.captions import score_captions
 from pixel_llm.metrics.jars import JarUnavailable
 from pixel_llm.metrics.nltk_meteor import nltk_meteor
-from pixel_llm.metrics.referring_scores import mask_overlap
 from pixel_llm.multiple_choice import chosen, without_subject
+from pixel_llm.run_lengths import Rle, mask_overlap
 
 Mode = Literal["paper", "strict"]
-Rle = Mapping[str, Any]
 
 DESCRIPTION, CHOICE, SEGMENTATION = TASKS = ("description", "choice", "segmentation")
 _PAPER_METEOR = "meteor_nltk_no_synonyms"

@@ -5,13 +5,14 @@ Free of torch, so that a command that only scores files starts at once.
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from pixel_llm.run_lengths import Rle, mask_box, mask_overlap
 from pixel_llm.tables import aligned
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -27,7 +28,6 @@ _COLUMNS = (
 _TIE = 1e-9  # coordinates that went through [0, 1] and back are a few units of their last place off
 
 Box = Sequence[float]
-Rle = Mapping[str, Any]
 Scores = dict[str, dict[str, float]]
 
 log = logging.getLogger(__name__)
@@ -106,23 +106,6 @@ def clip_box(box: Box, size: tuple[int, int] | None) -> Box:
     limits = (size[1], size[0], size[1], size[0])
     clipped = ((min(max(value, 0.0), limit), value) for value, limit in zip(box, limits, strict=True))
     return [inside if math.isfinite(value) else value for inside, value in clipped]
-
-
-def mask_overlap(a: Rle, b: Rle) -> tuple[int, int]:
-    """Pixels in both masks and pixels in either, without decoding the run-length encodings.
-
-    Raises ValueError for masks of different sizes.
-    """
-    if list(a["size"]) != list(b["size"]):
-        raise ValueError(f"masks of {list(a['size'])} and {list(b['size'])} (height, width) cannot be compared")
-    both = int(coco_mask.area(coco_mask.merge([a, b], intersect=True)))
-    return both, int(coco_mask.area(a)) + int(coco_mask.area(b)) - both
-
-
-def mask_box(mask: Rle) -> Box:
-    """x0 y0 x1 y1 around the pixels of a mask, its edges after the last pixels; all 0 for an empty mask."""
-    x, y, width, height = coco_mask.toBbox(mask).tolist()
-    return x, y, x + width, y + height
 
 
 def compare(truth: Truth, answer: Answer | None) -> Row:

@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from pixel_llm.metrics.referring import ReferringMetrics
 from pixel_llm.metrics.referring_scores import referring_table
 from pixel_llm.metrics.region_captions import SINGLE_REFERENCE, RegionCaptionMetrics
 from pixel_llm.pixel_sail.pixel_sail import PixelSail, SailImages
+from pixel_llm.run_lengths import mask_box
 from pixel_llm.structures import Batch, Prediction, ReferringPrediction, RegionPrediction
 from pixel_llm.tables import figures_table, named_figures
 from pixel_llm.tasks.base import prompt_keys
@@ -62,7 +62,7 @@ class SegmentedAnswers(Answers):
         masks = mask_rles(logits[:, None], batch.sizes[index], batch.original_sizes[index], covered(core, images))
         queries = [reference.caption if reference else "" for reference in batch.references]
         found = zip(prompt_keys(batch), queries, masks, strict=True)
-        return [ReferringPrediction(key, query, box_around(mask), mask, None) for key, query, mask in found]
+        return [ReferringPrediction(key, query, mask_box(mask), mask, None) for key, query, mask in found]
 
     def update(self, batch: Batch, predictions: Sequence[ReferringPrediction]) -> None:
         sizes = batch.original_sizes[batch.prompts.image_index].tolist()
@@ -140,12 +140,6 @@ def covered(core: PixelSail, images: SailImages) -> tuple[int, int]:
     """(height, width) in pixels of what the patches of a canvas cover, the next multiples of their side."""
     patch = core.patch_embedding.patch
     return images.grid[0] * patch, images.grid[1] * patch
-
-
-def box_around(mask: dict[str, Any]) -> Box:
-    """x0 y0 x1 y1 in pixels around a run-length encoded mask; zeros around an empty one."""
-    x, y, width, height = np.asarray(coco_mask.toBbox(mask)).tolist()
-    return x, y, x + width, y + height
 
 
 def _place(reference: Any, size: Sequence[int]) -> Box:

@@ -3,19 +3,15 @@
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 from torch import Tensor
+
+from pixel_llm.run_lengths import encoded
 
 
 def mask_rles(logits: Tensor, sizes: Tensor, original_sizes: Tensor, canvas: tuple[int, int]) -> list[dict[str, Any]]:
     """COCO's compressed run-length encoding of each mask, `counts` as text; arguments as in `original_masks`."""
-    rles = []
-    for mask in original_masks(logits, sizes, original_sizes, canvas):
-        rle = coco_mask.encode(np.asfortranarray(mask.numpy().view(np.uint8)))
-        rles.append({"size": list(mask.shape), "counts": rle["counts"].decode()})
-    return rles
+    return [encoded(mask.numpy()) for mask in original_masks(logits, sizes, original_sizes, canvas)]
 
 
 def original_masks(

@@ -20,11 +20,10 @@ from pixel_llm.metrics.referring_scores import (
     box_iou,
     clip_box,
     compare,
-    mask_box,
-    mask_overlap,
     referring_table,
     score,
 )
+from pixel_llm.run_lengths import mask_box, mask_overlap
 from pixel_llm.structures import Reference, ReferringPrediction
 
 SIZE = (48, 64)

@@ -9,7 +9,8 @@ import torch
 from pycocotools import mask as coco_mask
 from torchvision.ops import generalized_box_iou
 
-from pixel_llm.metrics.referring_scores import THRESHOLDS, Answer, Row, Truth, box_iou, compare, mask_box, score
+from pixel_llm.metrics.referring_scores import THRESHOLDS, Answer, Row, Truth, box_iou, compare, score
+from pixel_llm.run_lengths import mask_box
 from tests.parity.report import Report
 
 EXACT = 0.0

@@ -25,8 +25,9 @@ from pixel_llm.pixel_sail.pixel_sail import PixelSail
 from pixel_llm.pixel_sail.transformer import Transformer
 from pixel_llm.point_losses import PointMaskLoss
 from pixel_llm.predictor import Predictor
+from pixel_llm.run_lengths import mask_box
 from pixel_llm.special_tokens import SpecialTokens
-from pixel_llm.tasks.dialogue_answers import answer_masks, box_around
+from pixel_llm.tasks.dialogue_answers import answer_masks
 from pixel_llm.tasks.pixel_sail import Dialogues
 from tests.runs import OneBatch, fit, tiny_optimizer, tiny_trainer
 from tests.tiny import tiny_sam_encoder
@@ -72,7 +73,7 @@ def test_words_and_masks_are_learned(toy: Path, tmp_path: Path) -> None:
         wanted = F.interpolate(real, tuple(batch.original_sizes[row].tolist()), mode="bilinear")[0, 0] > 0.5
         got = torch.from_numpy(coco_mask.decode(answer.mask)).bool()
         assert (got & wanted).sum() / (got | wanted).sum() > 0.5
-        assert answer.box == box_around(answer.mask)
+        assert answer.box == mask_box(answer.mask)
 
 
 def test_all_kinds_are_evaluated(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,7 +121,7 @@ def test_its_checkpoint_answers_about_a_photo(toy: Path, tiny_dialogues_run: Pat
     assert [answer.key for answer in found] == [f"{photo.name}/1", f"{photo.name}/2"]
     assert found[0].mask["size"] == [height, width]
     assert found[0].mask == found[1].mask
-    assert found[0].box == box_around(found[0].mask)
+    assert found[0].box == mask_box(found[0].mask)
     mask = np.zeros((height, width), bool)
     mask[10:30, 20:50] = True
     described = predictor.describe(photo.read_bytes(), [(20, 10, 50, 30)], [(5, 6)], photo.name, [mask])
