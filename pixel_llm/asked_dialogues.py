@@ -1,17 +1,19 @@
 """What a person asks a single transformer about a photo, as questions of a dialogue."""
 
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.chat_text import ChatText, prompt_name
 from datamodules.dialogue_forms import DESCRIBE_REGION, SEGMENT
 from datamodules.dialogues_referring import said
+from datamodules.region_marks import region_mark
 from datamodules.samples import Question, VisualPrompt
-from datamodules.views import View, resize
+from datamodules.views import View
+from pixel_llm.coordinates import box_original_px_to_01
+from pixel_llm.run_lengths import mask_box
 from pixel_llm.structures import Reference
 
 
@@ -41,11 +43,9 @@ def describing(chat: ChatText, marks: Sequence[Tensor], name: str, max_tokens: i
     return questions
 
 
-def mask_mark(mask: NDArray[np.bool_], view: View) -> Tensor:
-    """A mask bool[H, W] over the whole photo -> bool[h, w] over the view's pixels, of which at least one is set."""
-    height, width = view.pixels.shape[-2:]
-    shares = resize(torch.from_numpy(mask)[None].float().expand(3, -1, -1), (height, width))[0]
-    return shares >= min(0.5, float(shares.max()))
+def mask_mark(mask: dict[str, Any], view: View) -> Tensor:
+    """The run-length code of a mask over the whole photo -> bool[h, w] over the view's pixels, as in training."""
+    return region_mark("mask", box_original_px_to_01(mask_box(mask), view.original_size), mask, view)
 
 
 def clicks_mark(points: Sequence[tuple[float, float]], view: View) -> Tensor:

@@ -78,12 +78,6 @@ def read_mask(file: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
     return mask
 
 
-def around(mask: NDArray[np.bool_]) -> Box:
-    """x0 y0 x1 y1 in pixels around a mask bool[H, W] that marks something."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
-
-
 def _brightness(image: Image.Image) -> NDArray[np.float64]:
     """float[h, w], not negative."""
     if image.has_transparency_data:

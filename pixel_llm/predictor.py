@@ -20,8 +20,9 @@ from datamodules.samples import Question, Sample, collate
 from datamodules.tokenizer import Tokenizer
 from datamodules.views import View, decode_jpeg, whole_view
 from pixel_llm.asked_dialogues import clicks_mark, describing, mask_mark, segmenting
-from pixel_llm.asked_places import Click, around, checked_box, checked_clicks, click_shares, spanned
+from pixel_llm.asked_places import Click, checked_box, checked_clicks, click_shares, spanned
 from pixel_llm.coordinates import Box, box_original_px_to_01
+from pixel_llm.run_lengths import encoded, mask_box
 from pixel_llm.structures import Batch, Prediction, Reference, ReferringPrediction, RegionPrediction
 from pixel_llm.tasks.base import Task
 from pixel_llm.tasks.captioning import Captioning
@@ -176,8 +177,9 @@ class Predictor:
         if clicks:
             marks.append(clicks_mark(click_shares(clicks, size), view))
             places.append(spanned(clicks))
-        marks += [mask_mark(mask, view) for mask in masks]
-        places += [around(mask) for mask in masks]
+        rles = [encoded(mask) for mask in masks]
+        marks += [mask_mark(rle, view) for rle in rles]
+        places += [mask_box(rle) for rle in rles]
         length = self._settings("RegionDialoguesDataModule")["max_context_tokens"]
         questions = describing(task.chat, marks, name, length)
         if not questions:

@@ -25,7 +25,7 @@ from pixel_llm.pixel_sail.pixel_sail import PixelSail
 from pixel_llm.pixel_sail.transformer import Transformer
 from pixel_llm.point_losses import PointMaskLoss
 from pixel_llm.predictor import Predictor
-from pixel_llm.run_lengths import mask_box
+from pixel_llm.run_lengths import encoded, mask_box
 from pixel_llm.special_tokens import SpecialTokens
 from pixel_llm.tasks.dialogue_answers import answer_masks
 from pixel_llm.tasks.pixel_sail import Dialogues
@@ -138,12 +138,12 @@ def test_marks_of_a_photo_are_those_of_its_view() -> None:
     view = View(torch.zeros(3, 40, 80, dtype=torch.uint8), (0.0, 0.0, 1.0, 1.0), False, (100, 200))
     mask = np.zeros((100, 200), bool)
     mask[50:, :100] = True
-    marked = mask_mark(mask, view)
+    marked = mask_mark(encoded(mask), view)
     assert marked[20:, :40].all()
     assert marked.sum() == 20 * 40
     speck = np.zeros((100, 200), bool)
     speck[3, 3] = True
-    assert mask_mark(speck, view).nonzero().tolist() == [[1, 1]]
+    assert mask_mark(encoded(speck), view).nonzero().tolist() == [[1, 1]]
     assert clicks_mark([(0.5, 0.25), (1.0, 1.0)], view).nonzero().tolist() == [[10, 40], [39, 79]]
 
 
