@@ -2,7 +2,7 @@
 
 import logging
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 from numpy.typing import NDArray
+from torch import Tensor
 
 from datamodules.chat_text import ChatText
 from datamodules.referring import query_context, query_tokens
@@ -54,9 +55,10 @@ class Predictor:
         self.device = usable_device(device)
         self.path = find_checkpoint(Path(checkpoint))
         content = read_checkpoint(self.path)
-        self.task = restored_task(content, self.path)
+        config = yaml.safe_load(content["config"])
+        self.task = restored_task(config["model"], content["state_dict"], self.path)
         self.tokenizer = Tokenizer.from_json(tokenizer_of(content, self.path))
-        self._sources = _data_settings(yaml.safe_load(content["config"])["data"])
+        self._sources = _data_settings(config["data"])
         self.data: dict[str, Any] = next(iter(self._sources.values()))
         self.task.tokenizer = self.tokenizer
         if isinstance(self.task, Dialogues):
@@ -225,10 +227,13 @@ def usable_device(name: str | torch.device) -> torch.device:
         raise ValueError(f"device {name}: {str(error).splitlines()[0]}") from None
 
 
-def restored_task(content: dict[str, Any], path: Path) -> Task:
-    """The task of a checkpoint's content, with its weights; ValueError, naming the path, where they do not fit."""
-    task = build_task(yaml.safe_load(content["config"])["model"])
-    load_tensors(task, task.without_training_parts(content["state_dict"]), str(path))
+def restored_task(config: dict[str, Any], weights: Mapping[str, Tensor], path: Path) -> Task:
+    """The task that a checkpoint's `model` section describes, with its weights.
+
+    ValueError, naming the checkpoint's path, where they do not fit.
+    """
+    task = build_task(config)
+    load_tensors(task, task.without_training_parts(weights), str(path))
     return task
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -29,8 +30,8 @@ def main(arguments: Sequence[str]) -> None:
     content = read_checkpoint(options.file)
     if REPLAY not in content:
         raise ValueError(f"{options.file}: a checkpoint, but not of a step that went wrong")
-    step = content[REPLAY]
-    task = restored_task(content, options.file).train().to(device)
+    step, config = content[REPLAY], yaml.safe_load(content["config"])
+    task = restored_task(config["model"], content["state_dict"], options.file).train().to(device)
     print(f"step {step['step']}, seed {step['seed']}, precision {step['precision']}, {step['processes']} processes")
     if step["processes"] > 1:
         print("a loss below is divided by what counts in one process's batch, not in those of all")
