@@ -52,8 +52,7 @@ def refer(options: Namespace) -> None:
 def describe(options: Namespace) -> None:
     """`pixel-llm describe`."""
     data, name = options.image.read_bytes(), options.image.name
-    height, width = decode_jpeg(data, name).shape[-2:]
-    masks = [read_mask(file, (height, width)) for file in options.mask]
+    masks = _masks(options.mask, data, name)
     said = _predictor(options).describe(data, options.box, options.point, name, masks)
     clicks = [[]] * len(options.box) + [options.point] * bool(options.point) + [[]] * len(masks)
     boxes = [
@@ -81,6 +80,14 @@ def dense(options: Namespace) -> None:
 
 def _predictor(options: Namespace) -> Predictor:
     return Predictor(options.checkpoint, options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _masks(files: Sequence[Path], data: bytes, name: str) -> list[NDArray[np.bool_]]:
+    """Each bool[H, W], of the photo's size."""
+    if not files:  # a large photo takes a while to decode
+        return []
+    height, width = decode_jpeg(data, name).shape[-2:]
+    return [read_mask(file, (height, width)) for file in files]
 
 
 def _line(answer: ReferringPrediction) -> str:
