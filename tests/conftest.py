@@ -1,7 +1,9 @@
 """Fixtures that several test files use."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,47 +42,37 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a training of two steps on `toy`, with what it said in `stderr`. To be read only."""
-    folder = tmp_path_factory.mktemp("tiny")
-    done = command("fit", "--config", write_config(folder / "config.yaml", tiny_config(toy, folder / "run", steps=2)))
-    assert done.returncode == 0, done.stderr
-    (folder / "run/stderr").write_text(done.stderr)
-    return folder / "run"
+    return _trained(tiny_config, toy, tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")
 def tiny_referring_run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a training of two steps on expressions of `toy`, by a model with masks. To be read only."""
-    folder = tmp_path_factory.mktemp("tiny_referring")
-    config = tiny_referring_config(toy, folder / "run", steps=2)
-    done = command("fit", "--config", write_config(folder / "config.yaml", config))
-    assert done.returncode == 0, done.stderr
-    return folder / "run"
+    return _trained(tiny_referring_config, toy, tmp_path_factory.mktemp("tiny_referring"))
 
 
 @pytest.fixture(scope="session")
 def tiny_region_run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a training of two steps on sentences of regions of `toy`. To be read only."""
-    return _regions_run(toy, tmp_path_factory.mktemp("tiny_regions"), dense=False)
+    return _trained(tiny_regions_config, toy, tmp_path_factory.mktemp("tiny_regions"), dense=False)
 
 
 @pytest.fixture(scope="session")
 def tiny_dense_run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same by a model that finds the regions itself, any five of them. To be read only."""
-    return _regions_run(toy, tmp_path_factory.mktemp("tiny_dense"), dense=True)
+    return _trained(tiny_regions_config, toy, tmp_path_factory.mktemp("tiny_dense"), dense=True)
 
 
 @pytest.fixture(scope="session")
 def tiny_dialogues_run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a training of two steps of a single transformer. To be read only."""
-    folder = tmp_path_factory.mktemp("tiny_dialogues")
-    config = tiny_dialogues_config(toy, folder / "run", steps=2)
-    done = command("fit", "--config", write_config(folder / "config.yaml", config))
-    assert done.returncode == 0, done.stderr
-    return folder / "run"
+    return _trained(tiny_dialogues_config, toy, tmp_path_factory.mktemp("tiny_dialogues"))
 
 
-def _regions_run(toy: Path, folder: Path, dense: bool) -> Path:
-    config = tiny_regions_config(toy, folder / "run", steps=2, dense=dense)
+def _trained(make_config: Callable[..., dict[str, Any]], toy: Path, folder: Path, **options: Any) -> Path:
+    """The folder of a training of two steps by the command line, with what it said in `stderr`."""
+    config = make_config(toy, folder / "run", steps=2, **options)
     done = command("fit", "--config", write_config(folder / "config.yaml", config))
     assert done.returncode == 0, done.stderr
+    (folder / "run/stderr").write_text(done.stderr)
     return folder / "run"
