@@ -37,8 +37,8 @@ class Preemption(L.Callback):
 
     def __init__(self) -> None:
         self._received = 0
-        self._previous: dict[int, Any] = {}  # while a training runs
-        self._handlers: dict[int, Any] = {}
+        self._listens = False  # while a training runs
+        self._previous: dict[int, Any] = {}  # handlers, as the training found them
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":  # weights are read and restored yet, which can take minutes
@@ -53,11 +53,12 @@ class Preemption(L.Callback):
     def _listen(self) -> None:
         """To be called again after Lightning has set handlers of its own."""
         found: dict[int, Any] = {number: signal.signal(number, self._note) for number in SIGNALS}
-        self._previous = self._handlers = self._previous or found
+        if not self._listens:
+            self._listens, self._previous = True, found
 
     def _note(self, number: int, frame: Any) -> None:
-        if not self._previous:  # the training is over, and Lightning has put back what it found here
-            signal.signal(number, self._handlers[number])
+        if not self._listens:  # the training is over, and Lightning has put back what it found here
+            signal.signal(number, self._previous[number])
             signal.raise_signal(number)
             return
         if number == self._received == signal.SIGINT:
@@ -96,9 +97,10 @@ class Preemption(L.Callback):
         self._restore()
 
     def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
+        if self._listens:
+            for number, handler in self._previous.items():
+                signal.signal(number, handler)
+        self._listens = False
 
 
 def requeue() -> None:
