@@ -249,6 +249,11 @@ def referring_table(scores: Scores, note: str = "") -> str:
     return "\n".join([*aligned(lines), *([note] if note else [])])
 
 
+def expressions_note(asked: int | None) -> str:
+    """What a table says of the expressions of each image: that only so many were asked; None: all."""
+    return "all expressions" if asked is None else f"the first {asked} expressions of each image"
+
+
 def _cell(figures: dict[str, float], name: str) -> str:
     if name not in figures:
         return ""

@@ -4,14 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from pixel_llm.coordinates import Box, box_01_to_original_px
 from pixel_llm.core.decoding import Decoded
 from pixel_llm.metrics.captions import CaptionMetrics
+from pixel_llm.metrics.distributed import gather_rows
 from pixel_llm.metrics.referring import ReferringMetrics
-from pixel_llm.metrics.referring_scores import referring_table
+from pixel_llm.metrics.referring_scores import expressions_note, referring_table
 from pixel_llm.metrics.region_captions import SINGLE_REFERENCE, RegionCaptionMetrics
 from pixel_llm.pixel_sail.pixel_sail import PixelSail, SailImages
 from pixel_llm.run_lengths import mask_box
@@ -42,8 +42,11 @@ class Answers(ABC):
         """Keep what the metrics of the epoch need."""
 
     @abstractmethod
-    def figures(self) -> tuple[Figures, str]:
-        """Those of the epoch by name, which are then forgotten, and a table of them; all processes must ask."""
+    def figures(self, source: Any) -> tuple[Figures, str]:
+        """Those of the epoch by name, which are then forgotten, and a table of them; all processes must ask.
+
+        source: the data module that was evaluated on.
+        """
 
 
 class SegmentedAnswers(Answers):
@@ -52,7 +55,6 @@ class SegmentedAnswers(Answers):
     def __init__(self) -> None:
         super().__init__()
         self.metrics = ReferringMetrics()
-        self.without_mask = 0
 
     def read(
         self, core: PixelSail, images: SailImages, batch: Batch, decoded: Decoded, chat: Any
@@ -67,14 +69,13 @@ class SegmentedAnswers(Answers):
     def update(self, batch: Batch, predictions: Sequence[ReferringPrediction]) -> None:
         sizes = batch.original_sizes[batch.prompts.image_index].tolist()
         self.metrics.update(batch.references, predictions, sizes)
-        real = (p for p, reference in zip(predictions, batch.references, strict=True) if reference)
-        self.without_mask += sum(not coco_mask.area(p.mask) for p in real)
 
-    def figures(self) -> tuple[Figures, str]:
+    def figures(self, source: Any) -> tuple[Figures, str]:
+        empty = sum(row.nothing is True for row in gather_rows(self.metrics.rows).values())
         scores = self.metrics.compute()
         self.metrics.reset()
-        empty, self.without_mask = self.without_mask, 0
-        return named_figures(scores) | {"empty_masks": float(empty)}, referring_table(scores, "all expressions")
+        note = expressions_note(getattr(source, "evaluation_expressions", None))
+        return named_figures(scores) | {"empty_masks": float(empty)}, referring_table(scores, note)
 
 
 class DescribedRegions(Answers):
@@ -97,7 +98,7 @@ class DescribedRegions(Answers):
             if reference is not None and reference.targets:  # else the image has no region
                 self.metrics.update([reference.key], [prediction.caption], [[reference.caption]])
 
-    def figures(self) -> tuple[Figures, str]:
+    def figures(self, source: Any) -> tuple[Figures, str]:
         scores = self.metrics.compute()
         self.metrics.reset()
         return named_figures(scores), figures_table(scores, f"protocol: {SINGLE_REFERENCE}")
@@ -120,7 +121,7 @@ class PlainAnswers(Answers):
             if reference is not None:
                 self.metrics.update([reference.key], [prediction.caption], [[reference.caption]])
 
-    def figures(self) -> tuple[Figures, str]:
+    def figures(self, source: Any) -> tuple[Figures, str]:
         figures = {name: float(value) for name, value in self.metrics.compute().items()}
         self.metrics.reset()
         return figures, ""

@@ -185,9 +185,15 @@ class Dialogues(Task):
         (source,) = set(batch.sources)
         return self.answers.setdefault(source, KINDS[source]())
 
+    def _source(self, name: str, stage: str) -> Any:
+        """The data module of a kind that is evaluated on; None where the trainer was given none."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        sources = [source for source in getattr(data, "sources", [data]) if getattr(source, "name", None) == name]
+        return next((source for source in sources if source.folders[stage]), None)
+
     def _figures(self, stage: str) -> Iterator[str]:
         """Logs the figures of each kind of data that was scored, in one order in all processes; yields their tables."""
         for name in sorted(self.answers):
-            figures, table = self.answers[name].figures()
+            figures, table = self.answers[name].figures(self._source(name, stage))
             self.log_dict({f"{stage}/{figure}": value for figure, value in figures.items()})
             yield table

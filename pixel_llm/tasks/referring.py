@@ -9,7 +9,7 @@ from torch import Tensor
 from pixel_llm.coordinates import box_01_to_original_px
 from pixel_llm.core.pixel_llm import PixelLLM
 from pixel_llm.metrics.referring import ReferringMetrics
-from pixel_llm.metrics.referring_scores import referring_table
+from pixel_llm.metrics.referring_scores import expressions_note, referring_table
 from pixel_llm.structures import Batch, ImageFeatures, ReferringPrediction
 from pixel_llm.tables import named_figures
 from pixel_llm.tasks.base import PixelLLMTask, prompt_keys
@@ -53,8 +53,7 @@ class Referring(PixelLLMTask):
         scores = self._log_scores("test")
         asked = getattr(self.sources[0], "evaluation_expressions", None)
         if self.trainer.is_global_zero:
-            note = "all expressions" if asked is None else f"the first {asked} expressions of each image"
-            sys.stdout.write(f"\n{referring_table(scores, note)}\n")
+            sys.stdout.write(f"\n{referring_table(scores, expressions_note(asked))}\n")
 
     @torch.no_grad()
     def predict_step(self, batch: Batch, batch_idx: int, *_: Any) -> list[ReferringPrediction]:

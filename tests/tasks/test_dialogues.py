@@ -90,6 +90,16 @@ def test_all_kinds_are_evaluated(toy: Path, tmp_path: Path, capsys: pytest.Captu
     assert all("caption" in json.loads(line) for line in described)
 
 
+def test_a_table_says_how_many_expressions_were_asked(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for asked, note in ((None, "all expressions"), (1, "the first 1 expressions of each image")):
+        data = ReferringDialoguesDataModule(**settings(toy), evaluation_expressions=asked)
+        [figures] = tiny_trainer(tmp_path, 1, limit_test_batches=1).test(task(toy), data, verbose=False)
+        assert note in capsys.readouterr().out
+    assert figures["test/toy_unc_test/expressions"] == 4  # one for each image of the batch
+
+
 def test_answers_are_masked_together() -> None:
     """The union of an answer's [SEG], and nothing without one, against masks one by one."""
     torch.manual_seed(0)
