@@ -129,17 +129,23 @@ class PixelSail(nn.Module):
         return self.visual_prompts(symbols, self.backbone.embed(numbers))
 
     def mask_features(self, images: SailImages) -> Tensor:
-        """float[B, E, h, w], what masks of any number of [SEG] states are made from."""
-        assert self.mask_head is not None, "this model has no mask head"
-        return self.mask_head.features(images.states, images.grid)
+        """float[B, E, h, w], what masks of any number of [SEG] states are made from.
+
+        Raises ValueError with one line of a model without masks.
+        """
+        return self._head().features(images.states, images.grid)
 
     def masks(self, features: Tensor, hidden: Tensor, image_index: Tensor) -> Tensor:
         """Mask logits float[S, h, w] on the canvas, of the states (float[S, D]) of [SEG] tokens as inputs.
 
         features: of `mask_features`.  image_index: int[S], the image of each.
         """
-        assert self.mask_head is not None, "this model has no mask head"
-        return self.mask_head(features, hidden, image_index)
+        return self._head()(features, hidden, image_index)
+
+    def _head(self) -> MaskHead:
+        if self.mask_head is None:
+            raise ValueError("masks are asked of a model without a mask head (mask_stride: null)")
+        return self.mask_head
 
     def forward(self, images: SailImages, prompts: Prompts, tokens: Tensor) -> SailOutputs:
         """Teacher forcing on answers int[P, T]: <bos> w1 .. wn </s>, padded at the end."""

@@ -24,7 +24,7 @@ from pixel_llm.weights.start import StartingWeights
 
 
 class Dialogues(Task):
-    """Learns the words of answers, and the masks of their [SEG] tokens.
+    """Learns the words of answers, and the masks of their [SEG] tokens; a core without a mask head the words alone.
 
     mask_loss: of the masks, see `PointMaskLoss`.
     words_beside_masks: factor of the words' loss in a batch with masks (published: 0.1; the paper has none).
@@ -109,16 +109,19 @@ class Dialogues(Task):
         return self.core.encode_images(batch.images, batch.sizes, batch.visual_prompts)
 
     def loss(self, batch: Batch, stage: str) -> Tensor:
+        """ValueError with one line for a batch with masks, where the core has no mask head."""
         assert batch.targets is not None
         images, tokens = self.read(batch), batch.targets.tokens
-        features = self.core.mask_features(images)
+        learns_masks = self.core.mask_head is not None or batch.masks is not None
+        features = self.core.mask_features(images) if learns_masks else None
         outputs = self.core(images, batch.prompts, tokens)
         words = caption_loss(outputs.logits, tokens, self.core.pad_id, self.core.eos_id, 0.0)
-        masks, some = self._mask_loss(images, features, outputs.hidden, batch)
-        total = (self.words_beside_masks if some else 1.0) * words + masks.total
-        values = {"words": words.detach()}
-        if some:
-            values |= {"mask_cross_entropy": masks.cross_entropy, "mask_dice": masks.dice}
+        total, values = words, {"words": words.detach()}
+        if features is not None:
+            masks, some = self._mask_loss(images, features, outputs.hidden, batch)
+            total = (self.words_beside_masks if some else 1.0) * words + masks.total
+            if some:
+                values |= {"mask_cross_entropy": masks.cross_entropy, "mask_dice": masks.dice}
         if stage == "train" and self.distillation is not None:
             learnt = self._distillation_loss(images, features, batch)
             total = total + learnt.total
@@ -126,7 +129,7 @@ class Dialogues(Task):
         self.log_losses({"loss": total, **values}, stage, len(batch.keys))
         return total
 
-    def _distillation_loss(self, images: SailImages, features: Tensor, batch: Batch) -> DistillationLoss:
+    def _distillation_loss(self, images: SailImages, features: Tensor | None, batch: Batch) -> DistillationLoss:
         assert self.distillation is not None
         return self.distillation(images.states, images.grid, features, batch.images, batch.sizes, batch.features)
 

@@ -33,12 +33,12 @@ from tests.runs import OneBatch, fit, tiny_optimizer, tiny_trainer
 from tests.tiny import tiny_sam_encoder
 
 
-def core(toy: Path) -> PixelSail:
+def core(toy: Path, mask_stride: int | None = 4) -> PixelSail:
     words = Tokenizer(str(toy / "tokenizer")).vocabulary_size
     torch.manual_seed(0)
     sizes = {"width": 32, "layers": 2, "heads": 2, "key_value_heads": 1, "feed_forward": 64, "rope_base": 100.0}
     backbone = Transformer(vocabulary_size=SpecialTokens(words).vocabulary_size, **sizes)
-    return pixel_sail(backbone, words, patch=8, mask_stride=4, mask_embedding=16)
+    return pixel_sail(backbone, words, patch=8, mask_stride=mask_stride, mask_embedding=16)
 
 
 def task(toy: Path, **changes: Any) -> Dialogues:
@@ -161,6 +161,24 @@ def test_a_model_of_other_words_than_the_datas_is_refused(toy: Path, tmp_path: P
     data = ReferringDialoguesDataModule(**settings(toy) | {"visual_prompts": 3})
     with pytest.raises(ValueError, match=r"^the data have \d+ words and 3 names of regions, the model \d+ and 15: set"):
         fit(task(toy), data, tmp_path, 1)
+
+
+def test_a_model_without_masks_learns_words_alone(toy: Path, tmp_path: Path) -> None:
+    encoder = tiny_sam_encoder()
+    teacher = {"distillation": lambda *widths: Distillation(*widths, lambda: FrozenEncoder(encoder, "sam_encoder"))}
+    module = RegionDialoguesDataModule(**settings(toy))
+    for changes in ({}, teacher):
+        model = Dialogues(core(toy, mask_stride=None), tiny_optimizer(5e-3), max_tokens=12, **changes)
+        model.chat = module.chat
+        losses = fit(model, OneBatch(module, 8), tmp_path, 8)
+        assert losses[-1] < losses[0]
+
+
+def test_masks_for_a_model_without_masks_are_refused(toy: Path, tmp_path: Path) -> None:
+    data = ReferringDialoguesDataModule(**settings(toy))
+    for use in (lambda trainer, model: trainer.fit(model, data), lambda trainer, model: trainer.test(model, data)):
+        with pytest.raises(ValueError, match=r"^masks are asked of a model without a mask head \(mask_stride: null\)$"):
+            use(tiny_trainer(tmp_path, 1), Dialogues(core(toy, mask_stride=None), tiny_optimizer()))
 
 
 def distilled(toy: Path) -> Dialogues:
