@@ -29,7 +29,7 @@ from pixel_llm.core.decoding import Decoded, DecodingRule, decode
 from pixel_llm.pixel_sail.backbone import EncoderFreeBackbone, Past
 from pixel_llm.pixel_sail.mask_head import MaskHead
 from pixel_llm.pixel_sail.patch_embedding import PatchEmbedding
-from pixel_llm.pixel_sail.visual_prompts import VisualPromptInjection, painted
+from pixel_llm.pixel_sail.visual_prompts import VisualPromptInjection, painted, unseen
 from pixel_llm.special_tokens import SpecialTokens
 from pixel_llm.structures import Prompts, VisualPrompts
 
@@ -42,6 +42,7 @@ class SailImages:
     states: float[B, N, D] of the patches, 0 where there is no pixel of the image.
     grid: (rows, columns) of patches on the canvas.  next_position: int[B], where texts begin.
     sizes: int[B, 2], height and width of the real part of each canvas.
+    unseen: int[L], those of the R regions that were given of which no patch is marked; see `visual_prompts.py`.
     """
 
     past: Past
@@ -50,6 +51,7 @@ class SailImages:
     grid: tuple[int, int]
     next_position: Tensor
     sizes: Tensor
+    unseen: Tensor
 
 
 @dataclass
@@ -108,25 +110,33 @@ class PixelSail(nn.Module):
         symbols = valid.new_full(valid.shape, self.special.patch, dtype=torch.long)
         symbols[:, 0], symbols[:, -1] = self.special.image, self.special.image_end
         pixels = patches.flatten(2).transpose(1, 2)
+        lost = sizes.new_zeros(0)
         if self.visual_prompts is not None:
-            pixels = pixels + self._marks(visual_prompts, len(images), grid)
+            marks, lost = self._marks(visual_prompts, len(images), grid)
+            pixels = pixels + marks
         embeddings = self.backbone.embed(symbols) + F.pad(pixels, (0, 0, 1, 1))
         attend = valid[:, None] | torch.eye(valid.shape[1], dtype=torch.bool, device=valid.device)
         states, past = self.backbone(embeddings, positions, attend, None)
         states = states[:, 1:-1].masked_fill(~valid[:, 1:-1, None], 0.0)
         next_position = torch.where(grids.amin(1) > 0, grids.amax(1) + 2, 0)
-        return SailImages(past, valid, states, grid, next_position, sizes)
+        return SailImages(past, valid, states, grid, next_position, sizes, lost)
 
-    def _marks(self, visual_prompts: VisualPrompts | None, batch: int, grid: tuple[int, int]) -> Tensor:
-        """What regions add to their patches, float[B, N, D]; computed, as zeros, also where no batch has regions."""
+    def _marks(
+        self, visual_prompts: VisualPrompts | None, batch: int, grid: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """What regions add to their patches, float[B, N, D], and which have none, int[L].
+
+        Computed, as zeros, also where no batch has regions.
+        """
         assert self.visual_prompts is not None
         device = self.patch_embedding.mean.device
         numbers = torch.arange(self.special.visual_prompts, device=device) + self.special.prompt(0)
         if visual_prompts is None:
-            symbols = torch.full((batch, grid[0] * grid[1]), -1, device=device)
+            symbols, lost = torch.full((batch, grid[0] * grid[1]), -1, device=device), numbers[:0]
         else:
             symbols = painted(visual_prompts, batch, grid, self.patch_embedding.patch)
-        return self.visual_prompts(symbols, self.backbone.embed(numbers))
+            lost = unseen(visual_prompts, symbols)
+        return self.visual_prompts(symbols, self.backbone.embed(numbers)), lost
 
     def mask_features(self, images: SailImages) -> Tensor:
         """float[B, E, h, w], what masks of any number of [SEG] states are made from.

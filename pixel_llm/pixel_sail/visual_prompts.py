@@ -1,14 +1,10 @@
 """Regions that a question names: which patches they take, and what is added to the embeddings of those."""
 
-import logging
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pixel_llm.structures import VisualPrompts
-
-log = logging.getLogger(__name__)
 
 
 def painted(prompts: VisualPrompts, batch: int, grid: tuple[int, int], patch: int) -> Tensor:
@@ -16,10 +12,9 @@ def painted(prompts: VisualPrompts, batch: int, grid: tuple[int, int], patch: in
 
     A patch belongs to a region if any of its pixels does; to the smallest such region, or the last of equal ones.
     batch: number of images.  grid: (rows, columns) of the canvas.  patch: its side in pixels.
-    Warns in one line of regions that are left without a patch. Raises ValueError where the masks have another size
-    than the canvas.
+    Raises ValueError where the masks have another size than the canvas.
     """
-    covered = F.max_pool2d(prompts.masks[:, None].float(), patch, ceil_mode=True)[:, 0] > 0
+    covered = _covered(prompts.masks, patch)
     if tuple(covered.shape[1:]) != tuple(grid):
         height, width = prompts.masks.shape[1:]
         raise ValueError(
@@ -32,21 +27,30 @@ def painted(prompts: VisualPrompts, batch: int, grid: tuple[int, int], patch: in
     highest.scatter_reduce_(
         0, prompts.image_index[:, None].expand_as(covered), torch.where(covered, rank[:, None], -1), "amax"
     )
-    _warn_of_lost(prompts, covered, (highest[prompts.image_index] == rank[:, None]).any(1))
     # behind the last rank stands what -1 picks
     return torch.cat([prompts.symbols[order], prompts.symbols.new_full((1,), -1)])[highest]
 
 
-def _warn_of_lost(prompts: VisualPrompts, covered: Tensor, kept: Tensor) -> None:
-    """covered: bool[R, N], patches with a pixel of each region.  kept: bool[R], some of them are still its own."""
-    if kept.all():
-        return
-    reasons = []
-    for region in (~kept).nonzero()[:, 0].tolist():
-        taken = int(covered[region].sum())
-        why = f"smaller ones take its {taken} patches" if taken else "it is empty"
+def unseen(prompts: VisualPrompts, painted: Tensor) -> Tensor:
+    """The regions that are left without a patch, int[L] of the R.
+
+    painted: int[B, N], see the function of this name.
+    """
+    return (painted[prompts.image_index] != prompts.symbols[:, None]).all(1).nonzero()[:, 0]
+
+
+def complaint(prompts: VisualPrompts, unseen: Tensor, patch: int) -> str:
+    """One line about regions that are left without a patch of this side, and why."""
+    reasons, taken = [], _covered(prompts.masks[unseen], patch).sum((1, 2))
+    for region, patches in zip(unseen.tolist(), taken.tolist(), strict=True):
+        why = f"smaller ones take its {patches} patches" if patches else "it is empty"
         reasons.append(f"<Prompt{int(prompts.symbols[region])}> of image {int(prompts.image_index[region])}: {why}")
-    log.warning("regions that the model does not see: %s", "; ".join(reasons))
+    return f"regions that the model does not see: {'; '.join(reasons)}"
+
+
+def _covered(masks: Tensor, patch: int) -> Tensor:
+    """bool[R, H, W] -> bool[R, rows, columns], the patches with a pixel of each."""
+    return F.max_pool2d(masks[:, None].float(), patch, ceil_mode=True)[:, 0] > 0
 
 
 class VisualPromptInjection(nn.Module):

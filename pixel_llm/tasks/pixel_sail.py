@@ -1,5 +1,6 @@
 """Pixel-SAIL's training: questions about images and their regions, answered in words and masks (Section 3.4)."""
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from pixel_llm.core.image_encoder import ImageEncoder
 from pixel_llm.losses import anywhere, caption_loss
 from pixel_llm.pixel_sail.distillation import CachedFeatures, Distillation, DistillationLoss, FrozenEncoder
 from pixel_llm.pixel_sail.pixel_sail import PixelSail, SailImages
+from pixel_llm.pixel_sail.visual_prompts import complaint
 from pixel_llm.point_losses import PointLoss, PointMaskLoss
 from pixel_llm.structures import Batch
 from pixel_llm.tasks.base import Task
@@ -21,6 +23,8 @@ from pixel_llm.tasks.dialogue_answers import KINDS, Answers, covered
 from pixel_llm.tasks.optimizer import AdamWSchedule
 from pixel_llm.weights.frozen_encoder import check_frozen
 from pixel_llm.weights.start import StartingWeights
+
+log = logging.getLogger(__name__)
 
 
 class Dialogues(Task):
@@ -30,6 +34,9 @@ class Dialogues(Task):
     words_beside_masks: factor of the words' loss in a batch with masks (published: 0.1; the paper has none).
     max_tokens, beams: of decoding in tests and predictions.
     distillation: what else is learned in training, from vision experts; called with the widths of `Distillation`.
+
+    Regions of which smaller ones take every patch, so that the model does not see them, are counted as `regions_lost`:
+    of each training batch, and of a whole evaluation.
 
     What an answer means, and how it is scored, depends on the data that ask: see `dialogue_answers`.
     """
@@ -53,6 +60,7 @@ class Dialogues(Task):
         self.words_beside_masks = words_beside_masks
         self.rule = DecodingRule(max_tokens, beams)
         self.answers: dict[str, Answers] = {}
+        self._regions_lost = 0  # in this evaluation
         self._chat: Any = None
         self._distil = distillation
         self.distillation: Distillation | None = None
@@ -126,6 +134,8 @@ class Dialogues(Task):
             learnt = self._distillation_loss(images, features, batch)
             total = total + learnt.total
             values |= {"distillation": learnt.total.detach()}
+        if stage == "train" and self.core.visual_prompts is not None:
+            values |= {"regions_lost": torch.tensor(float(len(images.unseen)))}
         self.log_losses({"loss": total, **values}, stage, len(batch.keys))
         return total
 
@@ -171,16 +181,27 @@ class Dialogues(Task):
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[Any]:
         return self.answer(batch, self._kind(batch))
 
+    @torch.no_grad()
     def _score(self, batch: Batch) -> list[Any]:
-        kind = self._kind(batch)
-        predictions = self.answer(batch, kind)
+        kind, images = self._kind(batch), self.read(batch)
+        predictions = self._answer(images, batch, kind)
         kind.update(batch, predictions)
+        self._regions_lost += len(images.unseen)
         return predictions
 
     @torch.no_grad()
     def answer(self, batch: Batch, kind: Answers) -> list[Any]:
-        """One answer for each prompt of the batch, read as answers of a kind."""
+        """One answer for each prompt of the batch, read as answers of a kind.
+
+        Warns in one line of regions that the model does not see.
+        """
         images = self.read(batch)
+        if len(images.unseen):
+            assert batch.visual_prompts is not None
+            log.warning(complaint(batch.visual_prompts, images.unseen, self.core.patch_embedding.patch))
+        return self._answer(images, batch, kind)
+
+    def _answer(self, images: SailImages, batch: Batch, kind: Answers) -> list[Any]:
         decoded = self.core.generate(images, batch.prompts, self.rule)
         return kind.read(self.core, images, batch, decoded, self.chat)
 
@@ -200,3 +221,6 @@ class Dialogues(Task):
             figures, table = self.answers[name].figures(self._source(name, stage))
             self.log_dict({f"{stage}/{figure}": value for figure, value in figures.items()})
             yield table
+        if self.core.visual_prompts is not None:
+            self.log(f"{stage}/regions_lost", float(self._regions_lost), reduce_fx="sum", sync_dist=True)
+        self._regions_lost = 0

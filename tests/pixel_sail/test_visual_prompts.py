@@ -1,11 +1,9 @@
 """Regions as patches, against painting them one after the other, and what they add to the embeddings."""
 
-import logging
-
 import pytest
 import torch
 
-from pixel_llm.pixel_sail.visual_prompts import VisualPromptInjection, painted
+from pixel_llm.pixel_sail.visual_prompts import VisualPromptInjection, complaint, painted, unseen
 from pixel_llm.structures import VisualPrompts
 
 PATCH, GRID = 4, (5, 6)
@@ -58,22 +56,23 @@ def test_a_canvas_that_ends_within_a_patch_has_a_last_one_all_the_same() -> None
     assert got.tolist() == [[-1] * 29 + [2]]
 
 
-def test_a_region_that_is_empty_or_loses_all_its_patches_is_said_in_one_line(caplog) -> None:
+def test_a_region_that_is_empty_or_loses_all_its_patches_is_said_in_one_line() -> None:
     prompts = regions((0, 5, 0, 0, 4, 4), (0, 6, 1, 1, 2, 2), (0, 9, 8, 8, 16, 16), (1, 7, 0, 0, 0, 0))
-    with caplog.at_level(logging.WARNING):
-        got = painted(prompts, 2, GRID, PATCH)
+    got = painted(prompts, 2, GRID, PATCH)
     assert (got == 6).sum() == 1
     assert not (got == 5).any()
-    (said,) = [record.getMessage() for record in caplog.records]
+    assert unseen(prompts, got).tolist() == [0, 3]
+    said = complaint(prompts, unseen(prompts, got), PATCH)
+    assert "\n" not in said
     assert "<Prompt5> of image 0: smaller ones take its 1 patches" in said
     assert "<Prompt7> of image 1: it is empty" in said
     assert "<Prompt6>" not in said
     assert "<Prompt9>" not in said
 
 
-def test_nothing_is_said_of_regions_that_can_be_seen(caplog) -> None:
-    painted(regions((0, 5, 0, 0, 8, 8), (0, 6, 1, 1, 2, 2)), 1, GRID, PATCH)
-    assert not caplog.records
+def test_regions_that_can_be_seen_are_not_lost() -> None:
+    for prompts in (regions((0, 5, 0, 0, 8, 8), (0, 6, 1, 1, 2, 2)), regions()):
+        assert not len(unseen(prompts, painted(prompts, 1, GRID, PATCH)))
 
 
 def test_masks_of_another_size_are_refused_in_one_line() -> None:

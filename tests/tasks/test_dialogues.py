@@ -86,6 +86,8 @@ def test_all_kinds_are_evaluated(toy: Path, tmp_path: Path, capsys: pytest.Captu
     rows = [json.loads(line) for line in (tmp_path / "test_referring_dialogues.jsonl").read_text().splitlines()]
     assert len(rows) == figures["toy_unc_test/expressions"]
     assert figures["empty_masks"] == sum(not coco_mask.area(row["mask"]) for row in rows)
+    batches = [batch for loader in data.test_dataloader() for batch in loader]
+    assert figures["regions_lost"] == sum(len(model.read(batch).unseen) for batch in batches)
     described = (tmp_path / "test_region_dialogues.jsonl").read_text().splitlines()
     assert all("caption" in json.loads(line) for line in described)
 
@@ -122,7 +124,26 @@ def test_answers_are_masked_together() -> None:
     assert torch.equal(found[2], alone(2, 3, 1))
 
 
-def test_its_checkpoint_answers_about_a_photo(toy: Path, tiny_dialogues_run: Path) -> None:
+def test_regions_that_the_model_does_not_see_are_counted_and_not_said(
+    toy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where all regions are the whole canvas, all but one of each image are lost."""
+    module = RegionDialoguesDataModule(**settings(toy))
+    data, model = OneBatch(module, 1), task(toy)
+    model.chat = module.chat
+    prompts = data.batches[0].visual_prompts
+    prompts.masks[:] = True
+    lost = len(prompts.symbols) - len(prompts.image_index.unique())
+    assert lost > 0
+    trainer = tiny_trainer(tmp_path, 1)
+    trainer.fit(model, data)
+    assert trainer.callback_metrics["train/regions_lost"] == lost
+    assert "does not see" not in caplog.text
+
+
+def test_its_checkpoint_answers_about_a_photo(
+    toy: Path, tiny_dialogues_run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """As a batch does that the data make, whatever the question comes from."""
     photo = min((toy / "raw/images/test").glob("*.jpg"))
     predictor = Predictor(tiny_dialogues_run)
@@ -136,6 +157,8 @@ def test_its_checkpoint_answers_about_a_photo(toy: Path, tiny_dialogues_run: Pat
     mask[10:30, 20:50] = True
     described = predictor.describe(photo.read_bytes(), [(20, 10, 50, 30)], [(5, 6)], photo.name, [mask])
     assert [answer.box for answer in described] == [(20, 10, 50, 30), (5, 6, 5, 6), (20, 10, 50, 30)]
+    (said,) = caplog.messages  # box and mask are one
+    assert said.startswith("regions that the model does not see: <Prompt0> of image 0: smaller ones take its ")
     with pytest.raises(ValueError, match=r"^16 regions: this model has names for 15 at a time$"):
         predictor.describe(photo.read_bytes(), masks=[mask] * 16)
     with pytest.raises(ValueError, match=r"^query a/1 is empty$"):
