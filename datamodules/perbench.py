@@ -11,7 +11,7 @@ from datamodules.base import MakeQuestions, Record
 from datamodules.chat_text import prompt_name
 from datamodules.dialogue_forms import REGION_DESCRIBED
 from datamodules.dialogues import Dialogue, DialogueDataModule
-from datamodules.formats.perbench import CHOICE, DESCRIPTION, pieces
+from datamodules.formats.perbench import CHOICE, DESCRIPTION, GIVEN, pieces
 from datamodules.instances import mask_in_view
 from datamodules.samples import Question, VisualPrompt
 from datamodules.views import View
@@ -75,26 +75,32 @@ class PerBenchQuestions:
         if task in (DESCRIPTION, CHOICE):
             name = prompt_name(symbols[content["inputs"][0]])
             asked, answered = (DESCRIBE_IN_DETAIL, REGION_DESCRIBED[0]) if task == DESCRIPTION else (CHOOSE, "{phrase}")
-            question = chat.encode(asked.replace("<PromptK>", name), question=content["question"])
+            form, said, _ = _tagged(content["question"], [GIVEN], {0: name})
+            question = chat.encode(asked.replace("<PromptK>", name).replace("{question}", form), **said)
             answer = chat.encode(answered.replace("<PromptK>", name), phrase=without_subject(content["answer"]))
             return question, answer, []
         tags = [region["tag"] for region in content["regions"]]
         named = {index: prompt_name(symbol) for index, symbol in symbols.items()}
-        question, _ = self._tagged(content["question"], tags, named)
-        answer, found = self._tagged(content["answer"], tags, named)
-        return question, answer, [index for index in found if index not in named]
+        asked, said, _ = _tagged(content["question"], tags, named)
+        answered, answer_said, found = _tagged(content["answer"], tags, named)
+        segmented = [index for index in found if index not in named]
+        return chat.encode(asked, **said), chat.encode(answered, **answer_said), segmented
 
-    def _tagged(self, text: str, tags: Sequence[str], named: Mapping[int, str]) -> tuple[list[int], list[int]]:
-        """The ids of a text whose tags are names of regions or, where they have none, [SEG]; and the tags in it."""
-        form, said = "", dict[str, str]()
-        parts = pieces(text, tags)
-        for number, part in enumerate(parts):
-            if isinstance(part, int):
-                form += named.get(part, SEG)
-            else:
-                form += f"{{part{number}}}"
-                said[f"part{number}"] = part
-        return self.dialogue.chat.encode(form, **said), [part for part in parts if isinstance(part, int)]
+
+def _tagged(text: str, tags: Sequence[str], named: Mapping[int, str]) -> tuple[str, dict[str, str], list[int]]:
+    """A text as a form, with what is said in its places, and the indices of the tags in it.
+
+    A tag becomes the name of its region or, where it has none, [SEG].
+    """
+    form, said = "", dict[str, str]()
+    parts = pieces(text, tags)
+    for number, part in enumerate(parts):
+        if isinstance(part, int):
+            form += named.get(part, SEG)
+        else:
+            form += f"{{part{number}}}"
+            said[f"part{number}"] = part
+    return form, said, [part for part in parts if isinstance(part, int)]
 
 
 class PerBenchDataModule(DialogueDataModule):

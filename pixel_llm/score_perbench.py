@@ -10,15 +10,17 @@ from datamodules.formats.masks import any_rle
 from datamodules.formats.records import FormatError, RecordError, items, text
 from datamodules.prepare.corpus import Corpus
 from datamodules.prepare.perbench import open_perbench
-from pixel_llm.metrics.perbench_scores import SEGMENTATION, Answer, Mode, Row, Truth, perbench_figures
+from pixel_llm.metrics.perbench_scores import (
+    PROTOCOLS,
+    SEGMENTATION,
+    Answer,
+    Mode,
+    Row,
+    Truth,
+    perbench_figures,
+)
 from pixel_llm.score_files import Line, check_once, named_splits, read_contents, read_lines
 from pixel_llm.tables import figures_table
-
-_PROTOCOLS = {
-    "paper": "PerBench as published: METEOR with prediction and truth exchanged and without WordNet's synonyms, the "
-    "first mask against the first target",
-    "strict": "PerBench, strict: METEOR 1.5, the option that is named, masks and targets matched by IoU",
-}
 
 
 def score_perbench(file: Path, annotations: Sequence[Path], mode: Mode, out: Path | None) -> None:
@@ -41,9 +43,9 @@ def score_perbench(file: Path, annotations: Sequence[Path], mode: Mode, out: Pat
         if count:
             sys.stderr.write(f"{task}: {count:,} questions without a prediction, counted as nothing answered\n")
     scores = {split: perbench_figures(own, mode) for split, own in rows.items()}
-    sys.stdout.write(f"{figures_table(scores, f'protocol: {_PROTOCOLS[mode]}')}\n")
+    sys.stdout.write(f"{figures_table(scores, f'protocol: {PROTOCOLS[mode]}')}\n")
     if out:
-        out.write_text(json.dumps({"protocol": _PROTOCOLS[mode], "scores": scores}, indent=1) + "\n")
+        out.write_text(json.dumps({"protocol": PROTOCOLS[mode], "scores": scores}, indent=1) + "\n")
 
 
 def read_truths(paths: Sequence[Path], named: Mapping[str, str]) -> dict[str, Truth]:

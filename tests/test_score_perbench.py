@@ -92,7 +92,7 @@ def test_strict_is_the_default_and_tasks_that_are_not_named_are_left_out(bench, 
     found = figures(out)
     assert found == {
         "choices": 2, "accuracy": 0.5, "segmentations": 1,
-        "ciou": 0.5, "giou": pytest.approx(0.75), "ciou_union": 0.5, "giou_union": 0.5,
+        "ciou": 0.5, "giou": pytest.approx(0.75), "ciou_union": 0.5, "giou_union": 0.5, "without_mask": 0,
     }  # fmt: skip
 
 

@@ -32,7 +32,12 @@ FILES = {
     SEGMENTATION: "STBench_VRES.json",
 }
 
+GIVEN = "<Prompt0>"  # how a choice can name its region
+
 Size = tuple[int, int]
+
+_NAME = re.compile(r"<\w+>")
+_PROMPT = re.compile(r"<Prompt\d+>")
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ def read_perbench(folder: Path) -> list[Item]:
 
     Raises FormatError, naming file and entry, for a missing file and for whatever is not of the form: masks of two
     sizes for one image, an empty mask of a given region, an answer that is none of the options, a tag that neither
-    the question nor the answer names, an answer without a tag of its own.
+    the question nor the answer names, an answer without a tag of its own, a text that names a region without a mask.
     """
     for name in FILES.values():
         if not (folder / name).is_file():
@@ -156,6 +161,7 @@ def _choices(entry: Any, masks: _Masks) -> Iterator[Item]:
         with _within(part := f"question {index}"):
             region = Region("", masks.read(value(one, "object")))
             question, answer = _said(one, "question"), _said(one, "answer")
+            _check_names(question, [GIVEN])
             options = options_of(question)
             if options and chosen(answer, options) is None:
                 raise RecordError(f"the answer {answer!r} is none of the options {', '.join(map(repr, options))}")
@@ -169,6 +175,8 @@ def _segmentation(entry: Any, masks: _Masks) -> Iterator[Item]:
     if not isinstance(segmentations, dict) or "" in segmentations:
         raise RecordError("'segmentations' is no object of tags with their masks")
     tags = list(segmentations)
+    for said in (question, answer):
+        _check_names(said, tags)
     given, answered = _named(question, tags), _named(answer, tags)
     targets = sorted(answered - given)
     if not targets:
@@ -188,6 +196,15 @@ _READERS: dict[str, Reader] = {DESCRIPTION: _descriptions, CHOICE: _choices, SEG
 
 def _named(said: str, tags: Sequence[str]) -> set[int]:
     return {piece for piece in pieces(said, tags) if isinstance(piece, int)}
+
+
+def _check_names(said: str, tags: Sequence[str]) -> None:
+    """Raises RecordError for what looks like the name of a region and is none of the tags."""
+    pattern = _NAME if any(_NAME.fullmatch(tag) for tag in tags) else _PROMPT
+    for piece in pieces(said, tags):
+        if isinstance(piece, str) and (name := pattern.search(piece)):
+            known = ", ".join(tags) or "none"
+            raise RecordError(f"{said!r} names {name[0]}, but there is no mask of it (there are: {known})")
 
 
 def _said(record: Any, key: str) -> str:

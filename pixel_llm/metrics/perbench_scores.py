@@ -31,6 +31,11 @@ from pixel_llm.run_lengths import Rle, mask_overlap
 Mode = Literal["paper", "strict"]
 
 DESCRIPTION, CHOICE, SEGMENTATION = TASKS = ("description", "choice", "segmentation")
+PROTOCOLS: dict[Mode, str] = {
+    "strict": "PerBench, strict: METEOR 1.5, the option that is named, masks and targets matched by IoU",
+    "paper": "PerBench as published: METEOR with prediction and truth exchanged and without WordNet's synonyms, the "
+    "first mask against the first target",
+}
 _PAPER_METEOR = "meteor_nltk_no_synonyms"
 _EPSILON = 1e-5  # in the authors' IoU of a mask
 
@@ -80,6 +85,7 @@ def perbench_figures(rows: Sequence[Row], mode: Mode) -> dict[str, float]:
     """The figures of the tasks that the rows are of: counts, and shares in [0, 1] (cider in 0 to 10).
 
     descriptions, choices, segmentations: how many.
+    without_mask: to how many of the last the answer has no mask; a second attempt does not count.
     meteor: by METEOR 1.5, called meteor_python where Java is missing, with the other scores of `score_captions`; in
         paper mode meteor_nltk_no_synonyms alone, which is at most what nltk with WordNet would give.
     accuracy: share of the choices that are right.
@@ -99,6 +105,8 @@ def perbench_figures(rows: Sequence[Row], mode: Mode) -> dict[str, float]:
     figures: dict[str, float] = {}
     for task, own in by_task.items():
         figures |= {f"{task}s": len(own)} | scorers[task](own) if own else {}
+    if by_task[SEGMENTATION]:
+        figures["without_mask"] = sum(not answer.masks for _, answer in by_task[SEGMENTATION])
     meteor = next((name for name in ("meteor", "meteor_python", _PAPER_METEOR) if name in figures), None)
     if meteor and by_task[CHOICE] and by_task[SEGMENTATION]:
         total = overall(figures[meteor], figures["accuracy"], figures["ciou"], figures["giou"])

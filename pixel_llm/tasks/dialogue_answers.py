@@ -129,12 +129,20 @@ class PlainAnswers(Answers):
 
 def answer_masks(core: PixelSail, images: SailImages, image_index: Tensor, decoded: Decoded) -> Tensor:
     """Mask logits float[P, h, w] on the canvas: the union of all [SEG] of each answer, negative where there is none."""
+    features = core.mask_features(images)
+    rows, masks = token_masks(core, features, image_index, decoded)
+    out = masks.new_full((len(decoded.tokens), *features.shape[-2:]), _NOWHERE)
+    return out.scatter_reduce(0, rows[:, None, None].expand_as(masks), masks, "amax")
+
+
+def token_masks(core: PixelSail, features: Tensor, image_index: Tensor, decoded: Decoded) -> tuple[Tensor, Tensor]:
+    """The answer of each [SEG], int[S], answer by answer and in their order, and its mask logits float[S, h, w].
+
+    features: of `PixelSail.mask_features`.
+    """
     tokens = decoded.tokens[:, : decoded.hidden.shape[1]]  # those that were read
     rows, columns = (tokens == core.special.seg).nonzero(as_tuple=True)
-    features = core.mask_features(images)
-    masks = core.masks(features, decoded.hidden[rows, columns], image_index[rows])
-    out = masks.new_full((len(tokens), *features.shape[-2:]), _NOWHERE)
-    return out.scatter_reduce(0, rows[:, None, None].expand_as(masks), masks, "amax")
+    return rows, core.masks(features, decoded.hidden[rows, columns], image_index[rows])
 
 
 def covered(core: PixelSail, images: SailImages) -> tuple[int, int]:

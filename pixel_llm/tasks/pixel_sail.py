@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from pixel_llm.structures import Batch
 from pixel_llm.tasks.base import Task
 from pixel_llm.tasks.dialogue_answers import KINDS, Answers, covered
 from pixel_llm.tasks.optimizer import AdamWSchedule
+from pixel_llm.tasks.perbench_answers import PerBenchAnswers
 from pixel_llm.weights.frozen_encoder import check_frozen
 from pixel_llm.weights.start import StartingWeights
 
@@ -34,6 +36,7 @@ class Dialogues(Task):
     words_beside_masks: factor of the words' loss in a batch with masks (published: 0.1; the paper has none).
     max_tokens, beams: of decoding in tests and predictions.
     distillation: what else is learned in training, from vision experts; called with the widths of `Distillation`.
+    force_masks: of PerBench, see `PerBenchAnswers`.
 
     Regions of which smaller ones take every patch, so that the model does not see them, are counted as `regions_lost`:
     of each training batch, and of a whole evaluation.
@@ -54,11 +57,13 @@ class Dialogues(Task):
         max_tokens: int = 64,
         beams: int = 1,
         distillation: Callable[[int, int], Distillation] | None = None,
+        force_masks: bool = True,
     ) -> None:
         super().__init__(core, optimizer, weights)
         self.mask_loss = mask_loss or PointMaskLoss()
         self.words_beside_masks = words_beside_masks
         self.rule = DecodingRule(max_tokens, beams)
+        self.kinds: dict[str, Callable[[], Answers]] = {**KINDS, "perbench": partial(PerBenchAnswers, force_masks)}
         self.answers: dict[str, Answers] = {}
         self._regions_lost = 0  # in this evaluation
         self._chat: Any = None
@@ -67,6 +72,7 @@ class Dialogues(Task):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
+        self._check_kinds()
         theirs, own = self.chat.special, self.core.special
         if theirs != own:
             raise ValueError(
@@ -75,6 +81,16 @@ class Dialogues(Task):
             )
         if stage == "fit":
             self._make_distillation()
+
+    def _check_kinds(self) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        for source in getattr(data, "sources", [data]):
+            self._check_kind(getattr(source, "name", ""))
+
+    def _check_kind(self, name: str) -> None:
+        """ValueError with one line for data whose answers nobody here can read."""
+        if name and name not in self.kinds:
+            raise ValueError(f"data of kind {name} are not for this model, which knows {', '.join(self.kinds)}")
 
     def _make_distillation(self) -> None:
         if self._distil is not None and self.distillation is None:
@@ -206,8 +222,15 @@ class Dialogues(Task):
         return kind.read(self.core, images, batch, decoded, self.chat)
 
     def _kind(self, batch: Batch) -> Answers:
-        (source,) = set(batch.sources)
-        return self.answers.setdefault(source, KINDS[source]())
+        """How answers to a batch are read; ValueError with one line for one of several kinds, or of an unknown one."""
+        sources = set(batch.sources)
+        if len(sources) > 1:
+            raise ValueError(f"a batch of {', '.join(sorted(sources))}: answers are read kind by kind")
+        (source,) = sources
+        if source not in self.answers:
+            self._check_kind(source)
+            self.answers[source] = self.kinds[source]()
+        return self.answers[source]
 
     def _source(self, name: str, stage: str) -> Any:
         """The data module of a kind that is evaluated on; None where the trainer was given none."""

@@ -155,6 +155,18 @@ OBJECT, MCQ, TAG = ("object_annotations", 0), ("mcqs", 0), ("segmentations", "ob
             changed("segmentation", "question", value="obj1 obj2 obj12"),
             "entry 0: the answer names no tag that the question does not name: nothing is to be segmented",
         ),
+        (
+            changed("segmentation", "question", value="Is <Prompt3> left of obj1?"),
+            "entry 0: 'Is <Prompt3> left of obj1?' names <Prompt3>, but there is no mask of it (there are: obj12, ",
+        ),
+        (
+            changed("segmentation", "segmentations", "<obj3>", value=rle(0, 0, 1, 1)),
+            "entry 0: tag '<obj3>': neither the question nor the answer names it",
+        ),
+        (
+            changed("choice", *MCQ, "question", value="Is <Prompt1> red? A. red B. blue"),
+            "entry 0: question 0: 'Is <Prompt1> red? A. red B. blue' names <Prompt1>, but there is no mask of it",
+        ),
         (changed("segmentation", "segmentations", value=[]), "entry 0: 'segmentations' is no object of tags"),
         ({**files(), "choice": {}}, "not a JSON list"),
         ({**files(), "choice": [1]}, "entry 0: not a JSON object where one is expected"),
@@ -168,6 +180,17 @@ def test_whatever_is_wrong_is_one_line_with_file_and_entry(tmp_path: Path, conte
     wanted = f"{tmp_path / FILES[task]}: {reason}"
     assert said.startswith(wanted)
     assert "\n" not in said
+
+
+def test_a_name_like_the_others_needs_a_mask(tmp_path: Path) -> None:
+    content = files()
+    asked = {"question": "Is <a> left of <b>?", "answer": "<c>", "segmentations": {"<a>": rle(0, 0, 2, 2)}}
+    content["segmentation"] = [{"image_name": "1.jpg", **asked}]
+    with pytest.raises(FormatError, match=r"entry 0: 'Is <a> left of <b>\?' names <b>, .* \(there are: <a>\)$"):
+        read_perbench(write(tmp_path, content))
+    content["segmentation"][0] |= {"question": "Is <a> it?", "answer": "<c>"}
+    with pytest.raises(FormatError, match=r"entry 0: '<c>' names <c>, .* \(there are: <a>\)$"):
+        read_perbench(write(tmp_path, content))
 
 
 def test_all_three_files_must_be_there(tmp_path: Path) -> None:
