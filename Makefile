@@ -9,7 +9,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo pixel-sail test test-fast lint parity parity-metrics results ablations pixel-sail-results torture cluster-rehearsal benchmarks clean
+.PHONY: help setup demo pixel-sail perbench test test-fast lint parity parity-metrics results ablations pixel-sail-results torture cluster-rehearsal benchmarks clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F '\t' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -77,6 +77,16 @@ runs/toy/pixel_sail/.done: toy/dialogue_tokenizer/tokenizer.json runs/toy/pretra
 
 pixel-sail: runs/toy/pixel_sail/.done  ## the single transformer on the toy world: training and evaluation
 	lightning test --config configs/pixel_sail/toy.yaml --ckpt_path last
+
+toy/perbench/.done: toy/raw/.done
+	for split in $(SPLITS); do \
+	  pixel-llm prepare perbench --annotations toy/raw/annotations/toy_perbench_$$split --images toy/raw/images \
+	    --out toy/perbench/$$split || exit 1; \
+	done
+	@touch $@
+
+perbench: toy/perbench/.done runs/toy/pixel_sail/.done  ## the single transformer on questions about regions in PerBench's three tasks, of which it has learned none
+	lightning test --config configs/pixel_sail/perbench.yaml --ckpt_path runs/toy/pixel_sail/checkpoints/last.ckpt
 
 demo: runs/toy/referring_segmentation/.done runs/toy/dense_captioning/.done  ## toy world -> shards -> training -> evaluation -> pictures (about 20 minutes after installation)
 	lightning test --config configs/trace/toy.yaml --ckpt_path last

@@ -130,6 +130,24 @@ def test_a_region_that_the_view_does_not_show_is_not_asked_about(bench: Path) ->
     assert found == {True, False}
 
 
+def test_a_choice_can_name_its_region(tmp_path: Path, bench: Path) -> None:
+    """By the symbol that is drawn for it in training, too."""
+    content = files()
+    content["choice"][0]["mcqs"][0]["question"] = "Is <Prompt0> [SEG]? A. red B. blue"
+    sources = ["--annotations", str(write(tmp_path / "bench", content)), "--images", str(bench / "images")]
+    assert main(["perbench", *sources, "--out", str(tmp_path / "shards"), "--workers", "1"]) == 0
+    (tmp_path / "tokenizer").symlink_to(bench / "tokenizer")
+    names = set()
+    for seed in range(8):
+        sample, asked, _ = ask(tmp_path, 2, training=True, seed=seed)
+        name = f"<Prompt{sample.visual_prompts[0].symbol}>"
+        assert asked == CHOOSE.replace("What colour is it?", "Is <Prompt0> [SEG]?").replace("<Prompt0>", name)
+        seg = module(tmp_path).chat.special.seg
+        assert seg not in sample.questions[0].context
+        names.add(name)
+    assert len(names) > 1
+
+
 def test_a_region_without_a_name_is_one_line(bench: Path) -> None:
     with pytest.raises(ValueError, match="bench/segmentation/0: it names <Prompt1>, but there are names for 1 regions"):
         ask(bench, 4, visual_prompts=1)
