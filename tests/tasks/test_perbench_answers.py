@@ -64,12 +64,15 @@ def data_of(bench: Path, **changes: Any) -> PerBenchDataModule:
     return PerBenchDataModule(**folders | {"tokenizer": str(bench / "tokenizer")} | settings | changes)
 
 
-def core_for(data: PerBenchDataModule, patch: int = 4) -> PixelSail:
+def core_for(data: PerBenchDataModule) -> PixelSail:
     words = data.tokenizer.vocabulary_size
     torch.manual_seed(0)
     sizes = {"width": 16, "layers": 1, "heads": 2, "key_value_heads": 1, "feed_forward": 16, "rope_base": 100.0}
     backbone = Transformer(vocabulary_size=SpecialTokens(words, 4).vocabulary_size, **sizes)
-    return pixel_sail(backbone, words, visual_prompts=4, patch=patch, mask_stride=2, mask_embedding=8)
+    core = pixel_sail(backbone, words, visual_prompts=4, patch=4, mask_stride=2, mask_embedding=8)
+    for parameter in core.parameters():  # as it begins, all masks are alike
+        torch.nn.init.normal_(parameter, std=0.5)
+    return core
 
 
 class Oracle(Dialogues):
