@@ -49,6 +49,7 @@ class Transformer(EncoderFreeBackbone):
         self.lm_head = None if tied else nn.Linear(width, vocabulary_size, bias=False)
         self.apply(_start)
         for layer in self.layers:
+            assert isinstance(layer, Layer)
             layer.start_small(layers)
 
     def embed(self, tokens: Tensor) -> Tensor:
