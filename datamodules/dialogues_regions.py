@@ -1,7 +1,6 @@
 """Descriptions of regions as a dialogue: "What is <Prompt3>?" - "<Prompt3>: a brown dog"."""
 
 import json
-from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from datamodules.region_marks import Mark, region_mark
 from datamodules.regions import Region, read_regions
 from datamodules.samples import Question, VisualPrompt
 from datamodules.views import View
+from pixel_llm.metrics.region_overlap import merge_groups
 from pixel_llm.structures import Reference
 
 Box = tuple[float, float, float, float]
@@ -25,7 +25,8 @@ Box = tuple[float, float, float, float]
 class RegionDialogues:
     """Asks what the regions of an image are, each by its name.
 
-    Regions at the same place are one, whatever is said of it. In training the view's places are named at random, all
+    Regions at the same place are one, whatever is said of it, see `places`: of two marks for the same patches one is
+    lost. In training the view's places are named at random, all
     that there are names for, and one sentence is asked of each, at most `regions` of them; an unused name is asked
     about too, with the probability `absent`. In evaluation all sentences are asked in order, or the first `regions`,
     and their places are named in that order. An image of which nothing is left gets one empty question.
@@ -51,11 +52,10 @@ class RegionDialogues:
         self, found: list[Region], boxes: list[Box], content: dict[str, Any], view: View, rng: np.random.Generator
     ) -> list[Question]:
         names = self.dialogue.chat.special.visual_prompts
-        places: dict[Hashable, list[int]] = {}
-        for i in np.flatnonzero(is_shown(np.array(boxes).reshape(-1, 4))).tolist():
-            places.setdefault(_place(found[i]), []).append(i)
+        shown = np.flatnonzero(is_shown(np.array(boxes).reshape(-1, 4))).tolist()
+        alternatives = [[shown[i] for i in place] for place in places([found[i] for i in shown])]
         symbols = rng.permutation(names).tolist()
-        named = [list(places.values())[i] for i in rng.permutation(len(places))[:names]]
+        named = [alternatives[i] for i in rng.permutation(len(alternatives))[:names]]
         chosen = [sentences[int(rng.integers(len(sentences)))] for sentences in named]
         prompts = [
             VisualPrompt(symbol, region_mark(self.mark, boxes[i], found[i].rle, view, rng))
@@ -72,19 +72,19 @@ class RegionDialogues:
     def _first(
         self, found: list[Region], boxes: list[Box], content: dict[str, Any], view: View, rng: np.random.Generator
     ) -> list[Question]:
-        names, prompts = self.dialogue.chat.special.visual_prompts, dict[Hashable, VisualPrompt]()
-        questions = []
-        for region, box in list(zip(found, boxes, strict=True))[: self.regions]:
-            place = _place(region)
-            if place not in prompts:
-                prompts[place] = VisualPrompt(len(prompts), region_mark(self.mark, box, region.rle, view))
-            if len(prompts) > names:
-                image = f"{content['dataset_id']} {content['image_id']}"
-                raise ValueError(f"{image}: more than {names} regions: set evaluation_regions, or more visual_prompts")
-            question = self._ask(region, box, prompts[place].symbol, content, rng)
-            questions.append(question)
+        names, asked = self.dialogue.chat.special.visual_prompts, found[: self.regions]
+        named = places(asked)
+        if len(named) > names:
+            image = f"{content['dataset_id']} {content['image_id']}"
+            raise ValueError(f"{image}: more than {names} regions: set evaluation_regions, or more visual_prompts")
+        prompts = [
+            VisualPrompt(symbol, region_mark(self.mark, boxes[first], found[first].rle, view))
+            for symbol, (first, *_) in enumerate(named)
+        ]
+        symbols = {i: symbol for symbol, place in enumerate(named) for i in place}
+        questions = [self._ask(found[i], boxes[i], symbols[i], content, rng) for i in range(len(asked))]
         for question in questions:
-            question.visual_prompts = list(prompts.values())
+            question.visual_prompts = prompts
         return questions
 
     def _ask(
@@ -116,8 +116,17 @@ def _about(form: str, symbol: int) -> str:
     return form.replace("<PromptK>", prompt_name(symbol))
 
 
-def _place(region: Region) -> Hashable:
-    return (*region.box, region.rle and region.rle["counts"])
+def places(regions: list[Region]) -> list[list[int]]:
+    """The indices of the regions at each place, in order: of those with one mask, and of those without a mask whose
+    boxes overlap so much that dense captioning takes them for one (IoU 0.7).
+    """
+    masked: dict[str, list[int]] = {}
+    for i, region in enumerate(regions):
+        if region.rle:
+            masked.setdefault(str(region.rle["counts"]), []).append(i)
+    boxed = [i for i, region in enumerate(regions) if not region.rle]
+    groups = merge_groups(np.array([regions[i].box for i in boxed], dtype=np.float64).reshape(-1, 4))
+    return sorted([*masked.values(), *([boxed[i] for i in group] for group in groups)])
 
 
 class RegionDialoguesDataModule(DialogueDataModule):

@@ -70,6 +70,24 @@ def test_evaluation_names_places_in_order_and_asks_every_sentence(tokenizer: str
     assert len(ask(module(tokenizer, visual_prompts=2, evaluation_regions=2), record(), False).questions) == 2
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_boxes_that_hardly_differ_are_one_place(tokenizer: str, training: bool) -> None:
+    content = record()
+    written = json.loads(content["json"])
+    x0, y0, x1, y1 = written["regions"][0]["bbox"]
+    written["regions"].append({"id": "again", "bbox": [x0, y0, x1, y1 - 0.2 * (y1 - y0)], "phrase": "again"})
+    content["json"] = json.dumps(written).encode()
+    said_of = {0: {PHRASES[0], PHRASES[3], "again"}, 1: {PHRASES[1]}, 2: {PHRASES[2]}}
+    sample = ask(module(tokenizer, regions_per_image=6), content, training)
+    assert len(sample.visual_prompts) == 3
+    texts = [said(module(tokenizer), question)[1] for question in sample.questions]
+    for prompt in sample.visual_prompts:
+        place = int(prompt.mask[0].nonzero()[0]) // 4
+        phrases = {text.split(": ", 1)[1] for text in texts if text.startswith(f"<Prompt{prompt.symbol}>")}
+        assert phrases <= said_of[place]
+        assert phrases == said_of[place] or training
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_training_names_places_at_random(tokenizer: str, seed: int) -> None:
     data = module(tokenizer, flip_probability=0.5, regions_per_image=2)
