@@ -10,7 +10,7 @@ from pixel_llm.metrics.perbench import PerBenchMetrics
 from pixel_llm.metrics.perbench_scores import PROTOCOLS, SEGMENTATION
 from pixel_llm.pixel_sail.pixel_sail import PixelSail, SailImages
 from pixel_llm.structures import AnswerPrediction, Batch, Prompts
-from pixel_llm.tables import figures_table
+from pixel_llm.tables import figures_table, named_figures
 from pixel_llm.tasks.base import prompt_keys
 from pixel_llm.tasks.dialogue_answers import Answers, Figures, covered, token_masks
 from pixel_llm.tasks.masks import mask_rles
@@ -19,7 +19,7 @@ FORCED = "It is [SEG]."
 
 
 class PerBenchAnswers(Answers):
-    """Words, and a mask for each [SEG] in them.
+    """Words, and a mask for each [SEG] in them; of a core without a mask head words alone.
 
     force_masks: where masks are asked for and the answer has none, say `FORCED` in its place. The mask of that is the
         authors' second attempt, which counts in their mode alone; in the strict one silence is no mask.
@@ -33,47 +33,56 @@ class PerBenchAnswers(Answers):
     def read(
         self, core: PixelSail, images: SailImages, batch: Batch, decoded: Decoded, chat: Any
     ) -> list[AnswerPrediction]:
+        said = (chat.decode(tokens) for tokens in decoded.tokens.tolist())
+        answers = [AnswerPrediction(key, answer) for key, answer in zip(prompt_keys(batch), said, strict=True)]
+        if core.mask_head is not None:
+            self._segment(core, images, batch, decoded, chat, answers)
+        return answers
+
+    def _segment(
+        self,
+        core: PixelSail,
+        images: SailImages,
+        batch: Batch,
+        decoded: Decoded,
+        chat: Any,
+        answers: Sequence[AnswerPrediction],
+    ) -> None:
+        """Give answers their masks."""
         features = core.mask_features(images)
         rows, logits = token_masks(core, features, batch.prompts.image_index, decoded)
-        masks = _by_answer(core, images, batch, rows, logits)
-        forced: list[list[dict[str, Any]]] = [[] for _ in masks]
+        for row, mask in zip(rows.tolist(), _run_lengths(core, images, batch, rows, logits), strict=True):
+            answers[row].masks.append(mask)
         asked = [reference is not None and reference.kind == SEGMENTATION for reference in batch.references]
-        silent = [i for i, (wanted, own) in enumerate(zip(asked, masks, strict=True)) if wanted and not own]
+        silent = [row for row, answer in enumerate(answers) if asked[row] and not answer.masks]
         if silent and self.force_masks:
             rows = batch.prompts.image_index.new_tensor(silent)
-            forced = _by_answer(core, images, batch, rows, _forced_masks(core, images, features, batch, rows, chat))
-        said = (chat.decode(tokens) for tokens in decoded.tokens.tolist())
-        found = zip(prompt_keys(batch), said, masks, forced, strict=True)
-        return [AnswerPrediction(*prediction) for prediction in found]
+            logits = _forced_masks(core, images, features, batch, rows, chat)
+            for row, mask in zip(silent, _run_lengths(core, images, batch, rows, logits), strict=True):
+                answers[row].forced_masks.append(mask)
 
     def update(self, batch: Batch, predictions: Sequence[AnswerPrediction]) -> None:
         for metric in self.metrics.values():
             metric.update(batch.references, predictions)
 
-    def figures(self) -> tuple[Figures, str]:
+    def figures(self, source: Any) -> tuple[Figures, str]:
         """The strict figures are called SPLIT/NAME, those of the authors' mode SPLIT/paper/NAME."""
         named: Figures = {}
         tables = []
         for mode, metric in self.metrics.items():
             scores = metric.compute()
             metric.reset()
-            for split, row in scores.items():
-                split = split if mode == "strict" else f"{split}/{mode}"
-                named |= {f"{split}/{name}": float(value) for name, value in row.items()}
+            named |= named_figures(scores if mode == "strict" else {f"{s}/{mode}": row for s, row in scores.items()})
             tables += [figures_table(scores, f"protocol: {PROTOCOLS[mode]}")] if scores else []
         return named, "\n\n".join(tables)
 
 
-def _by_answer(
+def _run_lengths(
     core: PixelSail, images: SailImages, batch: Batch, rows: Tensor, logits: Tensor
-) -> list[list[dict[str, Any]]]:
-    """Mask logits float[S, h, w] on the canvas, of the answers int[S], as run lengths; a list for each answer."""
+) -> list[dict[str, Any]]:
+    """Mask logits float[S, h, w] on the canvas, of the answers int[S], at the size of the original images."""
     index = batch.prompts.image_index[rows]
-    rles = mask_rles(logits[:, None], batch.sizes[index], batch.original_sizes[index], covered(core, images))
-    found: list[list[dict[str, Any]]] = [[] for _ in batch.references]
-    for row, rle in zip(rows.tolist(), rles, strict=True):
-        found[row].append(rle)
-    return found
+    return mask_rles(logits[:, None], batch.sizes[index], batch.original_sizes[index], covered(core, images))
 
 
 def _forced_masks(

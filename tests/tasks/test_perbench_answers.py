@@ -117,7 +117,7 @@ def scored(monkeypatch: pytest.MonkeyPatch, file: Path, annotations: Path, mode:
 
 def of_mode(figures: dict[str, float], mode: str) -> Any:
     """Those of a test, which logs them as float32, by the names that the command has for them."""
-    named = {name.partition("/")[2]: value for name, value in figures.items()}
+    named = {name.removeprefix("bench/"): value for name, value in figures.items() if name.startswith("bench/")}
     paper = {name.removeprefix("paper/"): value for name, value in named.items() if name.startswith("paper/")}
     strict = {name: value for name, value in named.items() if not name.startswith("paper/")}
     return pytest.approx(paper if mode == "paper" else strict, rel=1e-6)
@@ -183,6 +183,16 @@ def test_a_forced_mask_is_that_of_a_model_that_says_so(bench: Path, monkeypatch:
     for one in forced:
         assert one.forced_masks == next(other.masks for other in said if other.key == one.key)
     assert forced[0].forced_masks != forced[1].forced_masks
+
+
+def test_a_core_without_a_mask_head_answers_in_words(bench: Path) -> None:
+    data = data_of(bench, batch_size=6)
+    core = core_for(data)
+    core.mask_head = None
+    model = Dialogues(core, tiny_optimizer(), max_tokens=8).eval()
+    model.chat = data.chat
+    [batch] = data.test_dataloader()
+    assert not any(one.masks or one.forced_masks for one in model.predict_step(batch, 0))
 
 
 def test_masks_of_one_answer_stay_apart(bench: Path, monkeypatch: pytest.MonkeyPatch) -> None:
