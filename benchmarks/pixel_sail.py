@@ -27,7 +27,7 @@ from pixel_llm.predictor import Predictor
 SAIL = "pixel_sail/toy.yaml"
 PARTS = {"visual": "pretrain_attributes", "language_model": "pretrain_language_model", "sam": "pretrain_sam"}
 PRETRAINED = {part: f"runs/toy/{run}/checkpoints/last.ckpt" for part, run in PARTS.items()}
-STEPS = 3600
+STEPS = 2400
 REFERRING_STEPS, MASK_STEPS, REGION_STEPS = 1500, 700, 1000
 SPLIT, REGIONS = "toy_unc_test", Path("toy/shards/regions/toy_test")
 IMAGES, QUERIES = sorted(Path("toy/raw/images/test").glob("*.jpg"))[:40], ("the large circle", "the star on the left")

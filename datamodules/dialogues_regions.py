@@ -26,9 +26,8 @@ class RegionDialogues:
     """Asks what the regions of an image are, each by its name.
 
     Regions at the same place are one, whatever is said of it, see `places`: of two marks for the same patches one is
-    lost. In training the view's places are named at random, all
-    that there are names for, and one sentence is asked of each, at most `regions` of them; an unused name is asked
-    about too, with the probability `absent`. In evaluation all sentences are asked in order, or the first `regions`,
+    lost. In training places of the view are drawn and named at random, at most `regions` and as there are names, and
+    one sentence is asked of each; a name that no region has is asked about too, with the probability `absent`. In evaluation all sentences are asked in order, or the first `regions`,
     and their places are named in that order. An image of which nothing is left gets one empty question.
     """
 
@@ -55,14 +54,16 @@ class RegionDialogues:
         shown = np.flatnonzero(is_shown(np.array(boxes).reshape(-1, 4))).tolist()
         alternatives = [[shown[i] for i in place] for place in places([found[i] for i in shown])]
         symbols = rng.permutation(names).tolist()
-        named = [alternatives[i] for i in rng.permutation(len(alternatives))[:names]]
+        named = [alternatives[i] for i in rng.permutation(len(alternatives))[:names][: self.regions]]
         chosen = [sentences[int(rng.integers(len(sentences)))] for sentences in named]
         prompts = [
             VisualPrompt(symbol, region_mark(self.mark, boxes[i], found[i].rle, view, rng))
             for symbol, i in zip(symbols, chosen, strict=False)
         ]
-        asked = list(zip(chosen, prompts, strict=True))[: self.regions]
-        questions = [self._ask(found[i], boxes[i], prompt.symbol, content, rng) for i, prompt in asked]
+        questions = [
+            self._ask(found[i], boxes[i], prompt.symbol, content, rng)
+            for i, prompt in zip(chosen, prompts, strict=True)
+        ]
         if questions and len(prompts) < names and rng.random() < self.absent:
             questions.append(self._ask_absent(symbols[len(prompts)], content, rng))
         for question in questions:
@@ -132,7 +133,8 @@ def places(regions: list[Region]) -> list[list[int]]:
 class RegionDialoguesDataModule(DialogueDataModule):
     """Regions to be described, from the shards of `RegionsDataModule`; all of an image are marked in it together.
 
-    regions_per_image: at most so many, drawn anew each time, are asked about in a training image.
+    regions_per_image: at most so many, drawn anew each time, are marked and asked about in a training image. With one
+        a model learns to read what is marked before it has to tell names apart.
     evaluation_regions: only so many, the first, are asked about in evaluation; None: all, for which there must be
         names.
     mark: a region is shown to the model by its "mask" (its filled box where there is none), its filled "box", or a
