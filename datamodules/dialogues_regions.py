@@ -27,8 +27,9 @@ class RegionDialogues:
 
     Regions at the same place are one, whatever is said of it, see `places`: of two marks for the same patches one is
     lost. In training places of the view are drawn and named at random, at most `regions` and as there are names, and
-    one sentence is asked of each; a name that no region has is asked about too, with the probability `absent`. In evaluation all sentences are asked in order, or the first `regions`,
-    and their places are named in that order. An image of which nothing is left gets one empty question.
+    one sentence is asked of each; a name that no region has is asked about too, with the probability `absent`.
+    In evaluation all sentences are asked in order, or the first `regions`, and their places are named in that order.
+    An image of which nothing is left gets one empty question.
     """
 
     dialogue: Dialogue

@@ -23,6 +23,7 @@ from pixel_llm.tasks.base import Task
 from pixel_llm.tasks.dialogue_answers import KINDS, Answers, covered
 from pixel_llm.tasks.optimizer import AdamWSchedule
 from pixel_llm.tasks.perbench_answers import PerBenchAnswers
+from pixel_llm.tasks.readings import apart
 from pixel_llm.weights.frozen_encoder import check_frozen
 from pixel_llm.weights.start import StartingWeights
 
@@ -199,7 +200,8 @@ class Dialogues(Task):
 
     @torch.no_grad()
     def _score(self, batch: Batch) -> list[Any]:
-        kind, images = self._kind(batch), self.read(batch)
+        kind, batch = self._kind(batch), apart(batch, self.core.special)
+        images = self.read(batch)
         predictions = self._answer(images, batch, kind)
         kind.update(batch, predictions)
         self._regions_lost += len(images.unseen)
@@ -207,10 +209,11 @@ class Dialogues(Task):
 
     @torch.no_grad()
     def answer(self, batch: Batch, kind: Answers) -> list[Any]:
-        """One answer for each prompt of the batch, read as answers of a kind.
+        """One answer for each prompt of the batch, read as answers of a kind, with only the regions that it names.
 
         Warns in one line of regions that the model does not see.
         """
+        batch = apart(batch, self.core.special)
         images = self.read(batch)
         if len(images.unseen):
             assert batch.visual_prompts is not None
