@@ -11,13 +11,13 @@ _EXPRESSIONS = 4  # of an image, one row of panels
 
 
 class ReferringPictures(Pictures):
-    """Draws the first four expressions of each image: box, mask, the true ones, and their IoU.
+    """Draws the first four expressions of each image: box, mask, the true ones, their IoU, and what was answered.
 
     Arguments: see `Pictures`.
     """
 
     tag = "referring"
-    sources = ("referring",)
+    sources = ("referring", "referring_dialogues")
 
     def draw(
         self, batch: Batch, image: int, prompts: list[int], predicted: list[ReferringPrediction]

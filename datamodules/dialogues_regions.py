@@ -99,6 +99,7 @@ class RegionDialogues:
             split=split,
             kind=region.kind,
             targets=[box],
+            mask=region.rle,
             image=f"{split}/{content['image_id']}",
         )
         asked = dialogue.chat.encode(_about(dialogue.form(DESCRIBE_REGION, rng), symbol))

@@ -336,7 +336,8 @@ class ReferringPrediction:
 
     key: of the expression.  query: its text.  box: x0 y0 x1 y1 in pixels of the original image.
     mask: COCO run-length encoding (size, counts) at the size of the original image; None from a model without masks.
-    score: the expected IoU of the mask, in [0, 1]; None without masks.
+    score: the expected IoU of the mask, in [0, 1]; None where the model does not guess it.
+    answer: what was said, mask tokens included; None from a model that says nothing.
     """
 
     key: str
@@ -344,6 +345,7 @@ class ReferringPrediction:
     box: tuple[float, float, float, float]
     mask: dict[str, Any] | None = None
     score: float | None = None
+    answer: str | None = None
 
 
 @dataclass

@@ -16,7 +16,9 @@ from pixel_llm.drawing.frames import draw_frame, on_picture
 from pixel_llm.drawing.label_places import Place, label_places, number_places
 from pixel_llm.drawing.labels import Entry, draw_label, draw_legend, label_size
 from pixel_llm.drawing.lettering import Colour
+from pixel_llm.drawing.masks import outline
 from pixel_llm.drawing.panels import NARROWEST, Panel, fitted, sheet
+from pixel_llm.run_lengths import Rle
 
 _ALONE, _BESIDE = 880, 640  # longest side of a picture, in pixels
 _CLICK = 7  # radius
@@ -34,6 +36,7 @@ class CaptionedBox:
     """A box x0 y0 x1 y1 in pixels of the original image, or clicks xy in its place, with what was said of it.
 
     number: from 1, chooses the colour.  note: in grey behind the sentence, such as a score.
+    mask: of the region, run-length encoded; its outline is drawn in place of the box.
     """
 
     number: int
@@ -41,6 +44,7 @@ class CaptionedBox:
     caption: str
     note: str = ""
     clicks: Sequence[tuple[float, float]] = ()
+    mask: Rle | None = None
 
     @property
     def colour(self) -> Colour:
@@ -90,11 +94,13 @@ def _place(picture: Image.Image, size: tuple[int, int], box: CaptionedBox) -> Bo
 
 
 def _with_frames(picture: Image.Image, size: tuple[int, int], boxes: Sequence[CaptionedBox]) -> Image.Image:
-    """A copy of the picture with a frame for every box, small ones on top, or a dot for every click."""
+    """A copy of the picture with a frame or an outline for every box, small ones on top, or a dot for every click."""
     canvas = picture.copy()
     pen = ImageDraw.Draw(canvas)
     for box in sorted(boxes, key=lambda box: -_area(box.box)):
-        if not box.clicks:
+        if box.mask is not None:
+            canvas.paste(box.colour, (0, 0), outline(box.mask, canvas.size))
+        elif not box.clicks:
             draw_frame(canvas, size, box.box, box.colour)
         for x, y in box.clicks:
             x, y = x * canvas.width / size[1], y * canvas.height / size[0]

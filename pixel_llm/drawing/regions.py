@@ -4,19 +4,20 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageFilter
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pixel_llm.drawing.frames import draw_frame
-from pixel_llm.drawing.lettering import BLACK, Colour
+from pixel_llm.drawing.lettering import BLACK, Colour, shortened
+from pixel_llm.drawing.masks import outline, stencil
 from pixel_llm.drawing.panels import Panel, fitted, sheet
 from pixel_llm.metrics.referring_scores import Answer, Truth, compare
-from pixel_llm.run_lengths import Rle
 from pixel_llm.structures import ReferringPrediction
 
 FOUND: Colour = (225, 0, 140)
 TRUTH: Colour = (0, 90, 200)
 _OPACITY = 0.5
+_LONGEST_ANSWER = 130  # characters
 
 
 def draw_regions(
@@ -25,7 +26,8 @@ def draw_regions(
     answers: Sequence[ReferringPrediction],
     truths: Sequence[Truth | None],
 ) -> Image.Image:
-    """A panel for each query: the found box and mask in one colour, outlines of the true ones in another, and the IoU.
+    """A panel for each query: the found box and mask in one colour, outlines of the true ones in another, the IoU, and
+    what the model said.
 
     image: uint8[h, w, 3] RGB in any resolution.  size: (height, width) of the original image, to whose pixels boxes
     and masks refer.  truths: None where the truth is not known.
@@ -36,10 +38,10 @@ def draw_regions(
 def _panel(image: NDArray[np.uint8], size: tuple[int, int], answer: ReferringPrediction, truth: Truth | None) -> Panel:
     picture = fitted(image)
     if answer.mask:
-        picture.paste(FOUND, (0, 0), _stencil(answer.mask, picture).point(lambda value: round(value * _OPACITY)))
+        picture.paste(FOUND, (0, 0), stencil(answer.mask, picture.size).point(lambda value: round(value * _OPACITY)))
     if truth:
         if truth.mask:
-            picture.paste(TRUTH, (0, 0), _outline(_stencil(truth.mask, picture)))
+            picture.paste(TRUTH, (0, 0), outline(truth.mask, picture.size))
         for box in truth.boxes:
             draw_frame(picture, size, box, TRUTH)
     draw_frame(picture, size, answer.box, FOUND)
@@ -51,7 +53,7 @@ def _panel(image: NDArray[np.uint8], size: tuple[int, int], answer: ReferringPre
 
 
 def figures(answer: ReferringPrediction, truth: Truth | None) -> list[str]:
-    """How far an answer agrees with the truth, and the model's own guess, each in a few words."""
+    """How far an answer agrees with the truth, and what the model itself says, each in a few words."""
     texts = []
     if truth:
         row = compare(truth, Answer(answer.box, answer.mask))
@@ -61,15 +63,6 @@ def figures(answer: ReferringPrediction, truth: Truth | None) -> list[str]:
             texts.append(f"mask IoU {row.intersection / max(row.union, 1):.2f}")
     if answer.score is not None:
         texts.append(f"expected IoU {answer.score:.2f}")
+    if answer.answer is not None:
+        texts += f"answer: {shortened(answer.answer, _LONGEST_ANSWER)}".split()
     return texts
-
-
-def _stencil(mask: Rle, picture: Image.Image) -> Image.Image:
-    """A mask stretched over the picture: 255 inside, 0 outside."""
-    pixels: NDArray[np.uint8] = coco_mask.decode(mask) * np.uint8(255)
-    return Image.fromarray(pixels).resize(picture.size, Image.Resampling.NEAREST)
-
-
-def _outline(stencil: Image.Image) -> Image.Image:
-    """The outermost two pixels of what a stencil lets through."""
-    return ImageChops.subtract(stencil, stencil.filter(ImageFilter.MinFilter(5)))

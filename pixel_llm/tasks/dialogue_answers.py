@@ -63,8 +63,9 @@ class SegmentedAnswers(Answers):
         index = batch.prompts.image_index
         masks = mask_rles(logits[:, None], batch.sizes[index], batch.original_sizes[index], covered(core, images))
         queries = [reference.caption if reference else "" for reference in batch.references]
-        found = zip(prompt_keys(batch), queries, masks, strict=True)
-        return [ReferringPrediction(key, query, mask_box(mask), mask, None) for key, query, mask in found]
+        said = [chat.decode(tokens) for tokens in decoded.tokens.tolist()]
+        found = zip(prompt_keys(batch), queries, masks, said, strict=True)
+        return [ReferringPrediction(key, query, mask_box(m), m, answer=words) for key, query, m, words in found]
 
     def update(self, batch: Batch, predictions: Sequence[ReferringPrediction]) -> None:
         sizes = batch.original_sizes[batch.prompts.image_index].tolist()

@@ -8,6 +8,7 @@ import pytest
 from pixel_llm.drawing.captioned_boxes import CaptionedBox, View, draw_captioned_boxes
 from pixel_llm.drawing.label_places import label_places, number_places
 from pixel_llm.metrics.region_overlap import box_ious
+from pixel_llm.run_lengths import encoded
 
 SIZE = (60, 90)
 GREY = np.full((*SIZE, 3), 128, np.uint8)
@@ -49,6 +50,20 @@ def test_a_click_is_a_dot_and_no_frame() -> None:
         assert hit[round(y * SCALE), round(x * SCALE)]
     assert not hit[round(30 * SCALE), round(30 * SCALE)]
     assert not hit[round(30 * SCALE), round(60 * SCALE)]
+
+
+def test_a_mask_is_an_outline_and_no_frame() -> None:
+    mask = np.zeros(SIZE, bool)
+    mask[20:50, 10:40] = np.tri(30, dtype=bool)  # the lower left half of the box
+    box = CaptionedBox(1, (10, 20, 40, 50), "", mask=encoded(mask))
+    hit = (drawn([box])[TOP : TOP + 586, LEFT : LEFT + 880] == box.colour).all(-1)
+    rows, columns = np.nonzero(hit[round(21 * SCALE) :])  # below the label
+    assert (columns.min() / SCALE, columns.max() / SCALE) == pytest.approx((10, 40), abs=0.2)
+    assert rows.max() / SCALE == pytest.approx(50 - 21, abs=0.2)
+    assert hit[round(45 * SCALE), round(10 * SCALE) + 1]
+    assert hit[round(50 * SCALE) - 2, round(25 * SCALE)]
+    assert not hit[round(35 * SCALE), round(40 * SCALE) - 2]  # the frame's right side would be here
+    assert not hit[round(45 * SCALE), round(15 * SCALE)]
 
 
 def test_few_sentences_stand_at_their_boxes_and_many_in_a_legend() -> None:

@@ -116,3 +116,6 @@ def test_figures_follow_from_the_truth() -> None:
     assert figures(found, nothing) == figures(found, None) == ["expected IoU 0.75"]
     assert figures(boxes_only, half) == ["box IoU 0.50"]
     assert figures(boxes_only, None) == []
+    assert figures(ReferringPrediction("k", "q", (0, 0, 1, 1), answer="It is [SEG]."), None) == [
+        "answer:", "It", "is", "[SEG].",
+    ]  # fmt: skip
