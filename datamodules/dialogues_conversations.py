@@ -86,7 +86,8 @@ def _with_names(said: str, names: dict[int, str]) -> str:
 
 
 class ConversationDialoguesDataModule(DialogueDataModule):
-    """Questions about images and their regions, and conversations without an image, from shards of kind `llava`.
+    """Questions about images and their regions from shards of kind `llava`, and conversations about no image from those
+    of kind `conversations`.
 
     turns_per_image: at most so many, drawn anew each time, are asked about a training image.
     mark: see `RegionDialoguesDataModule`.
@@ -94,7 +95,7 @@ class ConversationDialoguesDataModule(DialogueDataModule):
     """
 
     name = "conversation_dialogues"
-    kinds = ("llava",)
+    kinds = ("llava", "conversations")
 
     def __init__(
         self,

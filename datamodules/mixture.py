@@ -14,8 +14,10 @@ class MixtureDataModule(EvaluationLoaders):
     sources: the data modules; they must agree on tokenizer and image size. Their own batch_size, num_workers, seed,
         samples_per_epoch, strict, streaming and length_multiple have no effect here.
     weights: how often each source is drawn, in any scale.
+    repeats: in place of weights, how many times each image of each source is in a training epoch; exactly so many
+        where batches mix sources, and otherwise to a batch or two. With neither, every image is in it once.
     single_source_batches: every global batch comes from one source (the published recipe); otherwise images mix.
-    samples_per_epoch: images in a training epoch; default all images of all sources together.
+    samples_per_epoch: images in a training epoch; default all images of all sources together, with their repeats.
     evaluate_each: evaluate on the first source of each kind that has shards for it, one after the other, for a task
         that takes all kinds; else on the first source alone.
     strict, streaming, length_multiple: see `ShardDataModule`.
@@ -25,7 +27,7 @@ class MixtureDataModule(EvaluationLoaders):
     def __init__(
         self,
         sources: list[ShardDataModule],
-        weights: list[float],
+        weights: list[float] | None = None,
         single_source_batches: bool = True,
         batch_size: int = 32,
         num_workers: int = 2,
@@ -36,6 +38,7 @@ class MixtureDataModule(EvaluationLoaders):
         streaming: bool = False,
         length_multiple: int = 1,
         features: str | None = None,
+        repeats: list[int] | None = None,
     ) -> None:
         super().__init__()
         check_multiple(length_multiple)
@@ -47,7 +50,8 @@ class MixtureDataModule(EvaluationLoaders):
             source.features = source.features or features
         if not single_source_batches and len({source.features is None for source in sources}) > 1:
             raise ValueError("features: where batches mix sources, all of them need features, or none")
-        self.sources, self.weights, self.single_source_batches = sources, weights, single_source_batches
+        self.sources, self.weights, self.repeats = sources, weights, repeats
+        self.single_source_batches = single_source_batches
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.samples_per_epoch, self.evaluate_each = samples_per_epoch, evaluate_each
         self.strict, self.streaming, self.length_multiple = strict, streaming, length_multiple
@@ -62,6 +66,7 @@ class MixtureDataModule(EvaluationLoaders):
             self.seed,
             self.samples_per_epoch,
             run=self.batch_size * world if self.single_source_batches else 1,
+            repeats=self.repeats,
         )
         return make_loader(self, self.sources, shards, plan, training=True)
 

@@ -17,12 +17,17 @@ def orientation(image: Image.Image) -> int:
     return found if found in range(1, 9) else 1
 
 
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """The picture turned as its EXIF block says, in 8-bit RGB; transparency is laid on white.
+def upright(image: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF block says.
 
     Raises whatever PIL does for a broken file, which is nearly anything; see `reason`.
     """
-    return _to_rgb(ImageOps.exif_transpose(image) if orientation(image) != 1 else image)
+    return ImageOps.exif_transpose(image) if orientation(image) != 1 else image
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """The same in 8-bit RGB; transparency is laid on white."""
+    return _to_rgb(upright(image))
 
 
 def reason(error: Exception) -> str:

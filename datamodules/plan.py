@@ -16,9 +16,10 @@ class Plan:
     """Which sample of which source stands at each position of an epoch.
 
     shard_sizes: for each source the number of samples in each of its shards.
-    weights: how often each source is drawn, in any scale; None takes every sample of every source once.
+    weights: how often each source is drawn, in any scale; None takes every sample of every source once, or
+    repeats: how many times those of each source.
     seed: fixes the order; None means no shuffling: the sources one after the other, as written.
-    samples: positions in an epoch; None is the number of samples of all sources together.
+    samples: positions in an epoch; None is the number of samples of all sources together, with their repeats.
     window: samples are shuffled within stretches of this length of the shuffled shards, so that reads stay local.
     run: so many positions in a row come from one source (a global batch, for batches of a single source).
     """
@@ -31,6 +32,7 @@ class Plan:
         samples: int | None = None,
         window: int = 1024,
         run: int = 1,
+        repeats: Sequence[int] | None = None,
     ) -> None:
         self.shard_sizes = [np.asarray(sizes, np.int64) for sizes in shard_sizes]
         self.counts = [int(sizes.sum()) for sizes in self.shard_sizes]
@@ -38,10 +40,15 @@ class Plan:
             raise ValueError("a source of the data has no sample")
         if weights is not None and (len(weights) != len(self.counts) or min(weights) <= 0):
             raise ValueError(f"weights {list(weights)}: one positive number for each of {len(self.counts)} sources")
-        if seed is None and (weights is not None or samples is not None):
-            raise ValueError("without shuffling every sample is taken once; weights and samples need a seed")
+        if repeats is not None and (weights is not None or len(repeats) != len(self.counts) or min(repeats) < 1):
+            raise ValueError(
+                f"repeats {list(repeats)}: one number from 1 on for each of {len(self.counts)} sources, and no weights"
+            )
+        if seed is None and not (weights is None and repeats is None and samples is None):
+            raise ValueError("without shuffling every sample is taken once; weights, repeats and samples need a seed")
         self.weights, self.seed, self.window, self.run = weights, seed, window, run
-        self.samples = samples or sum(self.counts)
+        self._shares = [n * times for n, times in zip(self.counts, repeats or [1] * len(self.counts), strict=True)]
+        self.samples = samples or sum(self._shares)
         self._memory: dict[tuple[str, int, int], Order] = {}
 
     def __call__(self, epoch: int, position: int) -> tuple[int, int]:
@@ -67,7 +74,7 @@ class Plan:
         if self.weights is not None:
             drawn = rng.choice(len(self.counts), runs, p=np.asarray(self.weights) / np.sum(self.weights))
         else:
-            drawn = np.repeat(np.arange(len(self.counts)), [-(-n // self.run) for n in self.counts])
+            drawn = np.repeat(np.arange(len(self.counts)), [-(-n // self.run) for n in self._shares])
             drawn = np.resize(rng.permutation(drawn), runs)
         return np.repeat(drawn, self.run)[: self.samples]
 

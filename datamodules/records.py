@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from datamodules.shard_index import ShardIndex
 
 CAPTIONED = ("localized-narratives", "coco-captions")  # kinds of shards that `read_captions` understands
-WORDED = (*CAPTIONED, "referring", "regions", "llava")  # kinds that `read_texts` understands
+WORDED = (*CAPTIONED, "referring", "regions", "llava", "conversations")  # kinds that `read_texts` understands
 
 
 def read_captions(data: bytes) -> list[str]:

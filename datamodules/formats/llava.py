@@ -32,14 +32,15 @@ class Turn:
 
 @dataclass(frozen=True)
 class Conversation:
-    """where: its place, for a report.  image: path of the picture below the image folder.  turns: at least one.
+    """where: its place, for a report.  turns: at least one.
+    image: path of the picture below the image folder; None of a conversation about no picture.
 
     regions: COCO segmentations of what the turns name <region1>, <region2> and so on, as they stand in the file.
     size: (width, height) of the image that they are for; None where there are none.
     """
 
     where: str
-    image: str
+    image: str | None
     turns: tuple[Turn, ...]
     regions: tuple[Any, ...] = ()
     size: tuple[int, int] | None = None
@@ -58,13 +59,15 @@ def read_llava(path: Path) -> Iterator[Conversation | BadRecord]:
             yield BadRecord(where, str(error))
 
 
-def _image(entry: Any) -> str:
+def _image(entry: Any) -> str | None:
     if not isinstance(entry, dict):
         raise RecordError("not a JSON object where one is expected")
     key = "image" if entry.get("image") or not entry.get("file_name") else "file_name"
-    if not entry.get(key):
-        raise RecordError("a conversation without an image")
-    return check_inside(text(entry, key), key)
+    if entry.get(key):
+        return check_inside(text(entry, key), key)
+    if "annotation" in entry or any("<image>" in text(one, "value") for one in items(entry, "conversations")):
+        raise RecordError("an image is spoken of and none is named")
+    return None
 
 
 def _regions(entry: dict[str, Any]) -> tuple[tuple[Any, ...], tuple[int, int] | None]:

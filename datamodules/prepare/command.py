@@ -70,6 +70,7 @@ def add_prepare_commands(subparsers: Any) -> None:
         "COCO instances json: boxes and masks of each image's objects",
     )
     _add_converter(subparsers, "llava", llava.open_corpus, "conversations about images, of LLaVA or ShareGPT4V")
+    _add_texts(subparsers)
     _add_referring(subparsers, "refcoco", "refs and instances of RefCOCO, RefCOCO+, RefCOCOg or gRefCOCO, by folder")
     _add_referring(subparsers, "referring", "referring expressions of any form, recognised by its content")
     _add_visual_genome(subparsers)
@@ -100,6 +101,17 @@ def _add_converter(subparsers: Any, name: str, open_corpus: Callable[[list[Path]
     parser = subparsers.add_parser(name, help=summary, description=summary)
     _add_sources(parser, "annotation files; patterns are expanded")
     parser.set_defaults(handler=lambda args: _guarded(lambda: _convert(args, open_corpus), args.out))
+
+
+def _add_texts(subparsers: Any) -> None:
+    summary = "conversations of LLaVA's form about no image, which `llava` leaves out"
+    parser = subparsers.add_parser("conversations", help=summary, description=summary)
+    parser.add_argument(
+        "--annotations", nargs="+", required=True, metavar="GLOB", help="annotation files; patterns are expanded"
+    )
+    _add_output(parser)
+    parser.set_defaults(images=Path("/"))  # none is looked for
+    parser.set_defaults(handler=lambda args: _guarded(lambda: _convert(args, llava.open_texts), args.out))
 
 
 def _add_referring(subparsers: Any, name: str, summary: str) -> None:

@@ -38,7 +38,7 @@ class Description:
     """What a sample says about its image.
 
     content: the fields of its JSON part beside image_id, dataset_id, width and height.
-    image_paths: where the picture may lie in the image folder, the likeliest first.
+    image_paths: where the picture may lie in the image folder, the likeliest first; none for a text about no picture.
     records: how many records the content holds.
     arrays: further fields of the sample, by name.
     size: (width, height) that the annotations are for, where they say it.
@@ -63,6 +63,7 @@ class Corpus:
     describe: a function at the top of a module; counts what it skips; None where no record of the image is usable.
     report: what the first reading skipped.
     settings: what else the shards depend on, for an interrupted run to go on with the same.
+    samples: what each is, for the report.
     """
 
     kind: str
@@ -71,6 +72,7 @@ class Corpus:
     describe: Describe
     report: Report
     settings: dict[str, Any] = field(default_factory=dict)
+    samples: str = "images"
 
 
 def annotation_files(patterns: Sequence[str]) -> list[Path]:

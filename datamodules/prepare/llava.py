@@ -2,6 +2,9 @@
 
 JSON part: `turns`: [{question, answer}], those of one conversation behind another; where they name regions of the
 image, `regions`: [{size, counts}], their run-length encodings, of which the texts name the first <region1>.
+
+The conversations about no picture, which stand among the others, become shards of kind `conversations`, each a sample
+of its own with `turns` alone.
 """
 
 from pathlib import Path
@@ -13,7 +16,8 @@ from datamodules.formats.splits import Size
 from datamodules.prepare.corpus import Corpus, Description, ImageWork, check_file_names, check_keys
 from datamodules.prepare.report import Report
 
-KIND = "llava"
+KIND, TEXT_KIND = "llava", "conversations"
+_WITHOUT, _WITH = "a conversation without an image", "a conversation about an image"
 
 
 def open_corpus(files: list[Path]) -> Corpus:
@@ -27,9 +31,9 @@ def open_corpus(files: list[Path]) -> Corpus:
     for path in files:
         conversations: dict[str, list[Conversation]] = {}
         for found in read_llava(path):
-            if isinstance(found, BadRecord):
+            if isinstance(found, BadRecord) or found.image is None:
                 report.counts["records read"] += 1
-                report.skip("records", found.reason, found.where)
+                report.skip("records", found.reason if isinstance(found, BadRecord) else _WITHOUT, found.where)
             else:
                 conversations.setdefault(found.image, []).append(found)
         images += [ImageWork(path.stem, image, records) for image, records in conversations.items()]
@@ -37,9 +41,26 @@ def open_corpus(files: list[Path]) -> Corpus:
     return Corpus(KIND, files, images, describe, report)
 
 
+def open_texts(files: list[Path]) -> Corpus:
+    """Those about no picture, by their numbers in the file; otherwise as `open_corpus`."""
+    report = Report()
+    texts: list[ImageWork] = []
+    check_file_names(files)
+    for path in files:
+        for number, found in enumerate(read_llava(path)):
+            if isinstance(found, BadRecord) or found.image is not None:
+                report.counts["records read"] += 1
+                report.skip("records", found.reason if isinstance(found, BadRecord) else _WITH, found.where)
+            else:
+                texts.append(ImageWork(path.stem, str(number), [found]))
+    check_keys(texts)
+    return Corpus(TEXT_KIND, files, texts, describe, report, samples="texts")
+
+
 def describe(work: ImageWork, report: Report) -> Description | None:
-    """What is said of an image, without empty answers; None where nothing is left."""
+    """What is said of an image, or of none, without empty answers; None where nothing is left."""
     conversations: list[Conversation] = work.records
+    pictures = [conversation.image for conversation in conversations[:1] if conversation.image]
     turns, regions, written = [], list[Rle](), 0
     size = next((conversation.size for conversation in conversations if conversation.size), None)
     for conversation in conversations:
@@ -62,7 +83,7 @@ def describe(work: ImageWork, report: Report) -> Description | None:
     if not turns:
         return None
     content = {"turns": turns, "regions": regions} if regions else {"turns": turns}
-    return Description(content, [work.image_id], written, size=size)
+    return Description(content, pictures, written, size=size)
 
 
 def _regions(conversation: Conversation, size: Size | None) -> list[Rle]:

@@ -135,12 +135,12 @@ class Progress:
     def finish(self) -> Report:
         """Turns the notes of all shards into manifest and report; shards without samples are not in the manifest.
 
-        Raises ShardError where not one image could be converted.
+        Raises ShardError where nothing could be converted.
         """
         report = self.report()
-        if not report.counts["images written"]:
+        if not any(shard.entry.samples for shard in self.finished.values()):
             discard_notes(self.folder)
-            raise ShardError(f"{self.folder}: not one image could be converted: {report.reasons()}")
+            raise ShardError(f"{self.folder}: nothing could be converted: {report.reasons()}")
         shards = [self.finished[number].entry for number in sorted(self.finished)]
         content = json.dumps(report.to_json(), indent=1, ensure_ascii=False).encode()
         write_whole(self.folder / REPORT, content + b"\n")

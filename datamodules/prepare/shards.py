@@ -35,6 +35,7 @@ class ShardWork:
     images: Sequence[ImageWork]
     describe: Describe
     folder: Path
+    samples: str
 
 
 def write_shards(
@@ -60,10 +61,10 @@ def write_shards(
         progress = begin(corpus, folder, out, shard_size=shard_size, part=part)
         numbers = part.shards(progress.conversion.shards)
         total = sum(len(range(len(corpus.images))[_images_of(number, shard_size)]) for number in numbers)
-        on_progress(_images_done(progress), total)
+        on_progress(_done(progress, corpus), total)
         for shard in in_order_of_completion(_write_shard, _missing(corpus, folder, shard_size, progress), workers):
             progress.note(shard)
-            on_progress(_images_done(progress), total)
+            on_progress(_done(progress, corpus), total)
         report = progress.finish() if part.of == 1 else progress.report()
         on_progress(total, total)
     return report
@@ -81,8 +82,8 @@ def begin(corpus: Corpus, folder: Path, out: Path, *, shard_size: int = IMAGES_P
     return Progress.open(out, Conversion(_settings(corpus, folder, shard_size), shards, corpus.report), part)
 
 
-def _images_done(progress: Progress) -> int:
-    return sum(shard.report.counts["images read"] for shard in progress.finished.values())
+def _done(progress: Progress, corpus: Corpus) -> int:
+    return sum(shard.report.counts[f"{corpus.samples} read"] for shard in progress.finished.values())
 
 
 def _images_of(number: int, shard_size: int) -> slice:
@@ -104,7 +105,8 @@ def _missing(corpus: Corpus, folder: Path, shard_size: int, progress: Progress) 
     for number in progress.part.shards(progress.conversion.shards):
         if number not in progress.finished:
             path = progress.folder / f"shard-{number:05d}.tar"
-            yield ShardWork(number, path, corpus.images[_images_of(number, shard_size)], corpus.describe, folder)
+            images = corpus.images[_images_of(number, shard_size)]
+            yield ShardWork(number, path, images, corpus.describe, folder, corpus.samples)
 
 
 def _write_shard(work: ShardWork) -> FinishedShard:
@@ -149,11 +151,16 @@ def _write_tar(file: BinaryIO, samples: Iterable[tuple[str, dict[str, bytes]]]) 
 def _sample(image: ImageWork, work: ShardWork, report: Report) -> dict[str, bytes]:
     """The fields of one image's sample; none where it cannot be made, which the report then says."""
     check_stop()
-    report.counts["images read"] += 1
+    report.counts[f"{work.samples} read"] += 1
     description = work.describe(image, report)
     if description is None:
-        report.skip("images", "no usable record", f"{image.dataset_id} {image.image_id}")
+        report.skip(work.samples, "no usable record", f"{image.dataset_id} {image.image_id}")
         return {}
+    names = {"dataset_id": image.dataset_id, "image_id": image.image_id}
+    if not description.image_paths:
+        report.counts[f"{work.samples} written"] += 1
+        report.counts["records written"] += description.records
+        return {"json": compact_json({**names, **description.content}), **description.arrays}
     try:
         stored = _picture(work.folder, image, description)
     except _Unusable as error:
@@ -162,13 +169,7 @@ def _sample(image: ImageWork, work: ShardWork, report: Report) -> dict[str, byte
         return {}
     report.counts.update(["images written", f"images {stored.change}"])
     report.counts["records written"] += description.records
-    content = {
-        "dataset_id": image.dataset_id,
-        "image_id": image.image_id,
-        "width": stored.width,
-        "height": stored.height,
-        **description.content,
-    }
+    content = {**names, "width": stored.width, "height": stored.height, **description.content}
     return {"jpg": stored.jpeg, "json": compact_json(content), **description.arrays}
 
 

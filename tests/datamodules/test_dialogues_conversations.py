@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from datamodules.conversations import ConversationsDataModule
 from datamodules.dialogues_conversations import ConversationDialoguesDataModule
-from datamodules.prepare.llava import open_corpus
+from datamodules.dialogues_referring import ReferringDialoguesDataModule
+from datamodules.mixture import MixtureDataModule
+from datamodules.prepare.llava import open_corpus, open_texts
 from datamodules.prepare.shards import write_shards
 from datamodules.records import read_field
 from datamodules.samples import Question, Sample, collate
-from datamodules.shard_index import open_shards
+from datamodules.shard_index import ShardError, open_shards
 from datamodules.tokenizer import train_tokenizer
 
 TURNS = [
@@ -151,6 +155,35 @@ def test_a_record_without_a_picture_is_text_alone(tokenizer: str) -> None:
     assert batch.images.shape == (2, 3, 12, 12)
     assert len(batch.prompts.image_index) == 6
     assert batch.visual_prompts is None
+
+
+def test_texts_and_images_are_mixed_as_often_as_is_said(toy: Path, tmp_path: Path) -> None:
+    """Conversations once, expressions four times, as the paper repeats its data."""
+    Image.new("RGB", (12, 8)).save(tmp_path / "a.jpg")
+    talk = [{"from": "human", "value": "what is it?"}, {"from": "gpt", "value": "a ring"}]
+    entries = [{"conversations": talk} for _ in range(9)] + [{"image": "a.jpg", "conversations": talk}]
+    (tmp_path / "mix.json").write_text(json.dumps(entries))
+    write_shards(open_corpus([tmp_path / "mix.json"]), tmp_path, tmp_path / "images")
+    write_shards(open_texts([tmp_path / "mix.json"]), tmp_path, tmp_path / "texts")
+    with pytest.raises(ShardError, match="holds conversations, where llava is needed"):
+        open_shards(tmp_path / "texts", ConversationsDataModule.kinds)
+    shared = {"tokenizer": str(toy / "tokenizer"), "image_size": 32, "val_shards": [], "test_shards": []}
+    talks = ConversationDialoguesDataModule(
+        train_shards=[str(tmp_path / "images"), str(tmp_path / "texts")], **shared
+    )
+    expressions = ReferringDialoguesDataModule(train_shards=[str(toy / "toy_unc_train")], **shared)
+    mixed = MixtureDataModule(
+        [talks, expressions], repeats=[1, 4], single_source_batches=False, batch_size=2, num_workers=0
+    )
+    seen = Counter[tuple[str, str]]()
+    for batch in mixed.train_dataloader():
+        seen.update(zip(batch.sources, batch.keys, strict=True))
+        assert [min(size) == 0 for size in batch.sizes.tolist()] == [
+            source == talks.name and key != "mix_a_jpg" for source, key in zip(batch.sources, batch.keys, strict=True)
+        ]
+    images = sum(shard.samples for shard in expressions.shards("train"))
+    assert Counter(seen.values()) == {1: 10, 4: images}
+    assert {source for (source, _), times in seen.items() if times == 4} == {expressions.name}
 
 
 def test_regions_reach_a_batch_from_annotations_of_ospreys_form(tokenizer: str, tmp_path: Path) -> None:

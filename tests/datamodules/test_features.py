@@ -1,12 +1,16 @@
 """Data modules with features: refused, in one line, wherever they would not be those of the images shown."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from datamodules.dialogues_conversations import ConversationDialoguesDataModule
 from datamodules.mixture import MixtureDataModule
+from datamodules.prepare.llava import open_texts
+from datamodules.prepare.shards import write_shards
 from datamodules.shard_index import ShardError
 from tests.datamodules.prepare.test_features import write
 from tests.tiny import toy_narratives, toy_referring
@@ -46,6 +50,21 @@ def test_an_image_without_features_is_named_and_what_to_do(toy: Path, features: 
     line = rf"narratives_test/shard-00000\.tar, toy_test_\d: no features of this image in {features}: "
     with pytest.raises(ShardError, match=line + f"run `pixel-llm prepare features --config CONFIG --out {features}`"):
         next(iter(loader))
+
+
+def test_a_text_about_no_image_goes_with_images_that_have_features(toy: Path, features: str, tmp_path: Path) -> None:
+    talk = [{"from": "human", "value": "why?"}, {"from": "gpt", "value": "so"}]
+    (tmp_path / "mix.json").write_text(json.dumps([{"conversations": talk}]))
+    write_shards(open_texts([tmp_path / "mix.json"]), tmp_path, tmp_path / "texts")
+    folders = {"train_shards": [str(tmp_path / "texts")], "val_shards": [], "test_shards": []}
+    texts = ConversationDialoguesDataModule(**folders, tokenizer=str(toy / "tokenizer"), image_size=64)
+    settings = {"single_source_batches": False, "batch_size": 8, "num_workers": 0, "features": features}
+    module = MixtureDataModule([toy_narratives(toy), texts], [1, 1], **settings)
+    batch = next(iter(module.train_dataloader()))
+    [made] = batch.features.values()
+    assert {source: bool(one.any()) for source, one in zip(batch.sources, made, strict=True)} == {
+        "localized_narratives": True, "conversation_dialogues": False,
+    }  # fmt: skip
 
 
 def test_a_shard_of_features_cut_short_while_in_use_is_named(toy: Path, tmp_path: Path) -> None:

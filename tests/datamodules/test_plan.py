@@ -1,5 +1,7 @@
 """The plan: a permutation, a pure function, weights obeyed, reads local."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,20 @@ def test_weights_set_the_shares() -> None:
     small = [index for source, index in drawn if source == 0]
     counts = np.bincount(small, minlength=30)
     assert counts.max() - counts.min() <= 1  # a source is gone through whole before it starts again
+
+
+def test_repeats_are_exact() -> None:
+    plan = Plan([[7], [5, 6], [3]], repeats=[1, 4, 10], seed=0)
+    for number in (0, 1):
+        drawn = Counter(epoch(plan, number))
+        assert drawn == {(s, i): k for s, n, k in ((0, 7, 1), (1, 11, 4), (2, 3, 10)) for i in range(n)}
+    batches = Plan([[7], [11]], repeats=[1, 4], seed=0, run=4)
+    assert [sum(s == source for s, _ in epoch(batches, 0)) for source in (0, 1)] == pytest.approx([7, 44], abs=4)
+    for wrong in ([1], [1, 0], [1, 2, 3]):
+        with pytest.raises(ValueError, match=r"^repeats \[.*\]: one number from 1 on for each of 2 sources"):
+            Plan([[7], [11]], repeats=wrong)
+    with pytest.raises(ValueError, match="and no weights"):
+        Plan([[7], [11]], weights=[1, 1], repeats=[1, 1])
 
 
 @pytest.mark.parametrize("weights", [None, [1, 2]])

@@ -54,10 +54,19 @@ def test_the_marker_of_the_image_is_no_part_of_a_question(tmp_path: Path, questi
     assert found.turns == (Turn("Is it?", "It is."),)
 
 
+@pytest.mark.parametrize("image", [{}, {"image": ""}, {"image": None}])
+def test_a_conversation_may_be_about_no_image(tmp_path: Path, image: dict[str, Any]) -> None:
+    talk = [{"from": "human", "value": "How are you?"}, {"from": "gpt", "value": "Well."}]
+    [found] = read_llava(write(tmp_path / "llava.json", [{"id": "1", "conversations": talk} | image]))
+    assert isinstance(found, Conversation)
+    assert (found.image, found.turns) == (None, (Turn("How are you?", "Well."),))
+
+
 HUMAN, GPT = BUS["conversations"][:2]
 BAD: list[tuple[str, Any]] = [
-    ("a conversation without an image", {k: v for k, v in BUS.items() if k != "image"}),
-    ("a conversation without an image", BUS | {"image": ""}),
+    ("an image is spoken of and none is named", {k: v for k, v in BUS.items() if k != "image"}),
+    ("an image is spoken of and none is named", BUS | {"image": ""}),
+    ("an image is spoken of and none is named", {"conversations": [], "annotation": []}),
     ("'image' is not a string", BUS | {"image": ["a.jpg"]}),
     ("'image' leaves the image folder", BUS | {"image": "../../a.jpg"}),
     ("questions and answers that do not alternate", BUS | {"conversations": []}),

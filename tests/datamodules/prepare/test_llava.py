@@ -83,6 +83,38 @@ def test_the_command_converts(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert (out / "shard-00000.tar").read_bytes() == (tmp_path / "out/shard-00000.tar").read_bytes()
 
 
+def test_what_is_about_no_image_becomes_shards_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    convert(
+        tmp_path,
+        entry("coco/a.jpg", "<image>\nIs it?", "Yes."),
+        entry(None, "How are you?", "Well.", "Why?", "", "And now?", "Better."),
+        entry(None, "<image>\nWhat?", "That."),
+        entry(None, "Who?", " "),
+        entry(None, "Where?", "There."),
+    )
+    out = tmp_path / "texts"
+    assert main(["conversations", "--annotations", f"{tmp_path}/*.json", "--out", str(out), "--workers", "1"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert {"texts read: 3", "texts written: 2", "records read: 5", "records written: 2"} <= set(said)
+    assert "  1 x a conversation about an image, such as" in "\n".join(said)
+    assert "images" not in "".join(line for line in said if "read" in line or "written" in line)
+    texts = open_shards(out, ["conversations"])
+    assert [json.loads(data) for data in read_field(texts, "json")] == [
+        {
+            "dataset_id": "mix",
+            "image_id": "1",
+            "turns": [
+                {"question": "How are you?", "answer": "Well."},
+                {"question": "And now?", "answer": "Better."},
+            ],
+        },
+        {"dataset_id": "mix", "image_id": "4", "turns": [{"question": "Where?", "answer": "There."}]},
+    ]
+    assert texts[0].entries.fields == ["json"]
+
+
 def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
     files = [tmp_path / "a/mix.json", tmp_path / "b/mix.json"]
     for file in files:

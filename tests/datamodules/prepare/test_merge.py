@@ -202,7 +202,7 @@ def test_whether_any_image_could_be_converted_is_known_in_the_merge(
     (root / "images").mkdir()
     assert convert(root, "out", 0, 2) == convert(root, "out", 1, 2) == 0
     assert main(["merge", str(root / "out")]) == 2
-    assert "not one image could be converted: image not found (3 images, 6 records)" in capsys.readouterr().err
+    assert "nothing could be converted: image not found (3 images, 6 records)" in capsys.readouterr().err
 
 
 def visual_genome(toy: Path, out: Path, *more: str) -> list[str]:

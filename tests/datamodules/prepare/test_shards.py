@@ -135,7 +135,7 @@ def test_not_one_usable_image_is_an_error_that_does_not_block_the_folder(make_co
     with pytest.raises(ShardError) as raised:
         write_shards(corpus, root / "elsewhere", root / "out")
     assert str(raised.value) == (
-        f"{root}/out: not one image could be converted: image not found (3 images, 6 records), such as "
+        f"{root}/out: nothing could be converted: image not found (3 images, 6 records), such as "
         f"{root}/elsewhere/train2017/000000000000.jpg; empty caption (1 records), such as captions.json: annotation 9"
     )
     assert write(root, "out").counts["images written"] == 3
