@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from datamodules.pictures import reason
+from datamodules.pictures import reason, upright
 from pixel_llm.coordinates import Box
 
 Click = tuple[float, float]
@@ -59,11 +59,11 @@ def read_mask(file: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
 
     Marked is what is brighter than half of the brightest; in a picture with transparent parts, what is not so.
     OSError for a file that cannot be read, and ValueError with one line for one that is no picture, has another size,
-    or marks nothing or everything.
+    or marks nothing. A region may be the whole photo.
     """
     try:
         with Image.open(file) as image:
-            values = _brightness(image)
+            values = _brightness(upright(image))
     except Exception as error:  # PIL raises nearly anything for a broken file
         if isinstance(error, OSError) and error.errno:
             raise
@@ -73,8 +73,6 @@ def read_mask(file: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
     mask = values * 2 > values.max()
     if not mask.any():
         raise ValueError(f"mask {file}: marks nothing, all of it is black")
-    if mask.all():
-        raise ValueError(f"mask {file}: marks the whole photo, where the region should be white and the rest black")
     return mask
 
 

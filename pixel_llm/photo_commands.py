@@ -24,6 +24,7 @@ from pixel_llm.drawing.captioned_boxes import CaptionedBox, View, draw_captioned
 from pixel_llm.drawing.regions import draw_regions
 from pixel_llm.drawing.traces import Trace, draw_traces
 from pixel_llm.predictor import Predictor
+from pixel_llm.run_lengths import encoded
 from pixel_llm.structures import ReferringPrediction, RegionPrediction
 
 
@@ -54,10 +55,11 @@ def describe(options: Namespace) -> None:
     data, name = options.image.read_bytes(), options.image.name
     masks = _masks(options.mask, data, name)
     said = _predictor(options).describe(data, options.box, options.point, name, masks)
-    clicks = [[]] * len(options.box) + [options.point] * bool(options.point) + [[]] * len(masks)
+    shown: list[dict[str, Any]] = [{} for _ in options.box]
+    shown += [{"clicks": options.point}] * bool(options.point) + [{"mask": encoded(mask)} for mask in masks]
     boxes = [
-        CaptionedBox(number, answer.box, answer.caption, clicks=at)
-        for number, (answer, at) in enumerate(zip(said, clicks, strict=True), 1)
+        CaptionedBox(number, answer.box, answer.caption, **marks)
+        for number, (answer, marks) in enumerate(zip(said, shown, strict=True), 1)
     ]
     sys.stdout.write("".join(f"{_place(box)}: {box.caption}\n" for box in boxes))
     _write_json([asdict(answer) for answer in said], options.json)
@@ -91,8 +93,10 @@ def _masks(files: Sequence[Path], data: bytes, name: str) -> list[NDArray[np.boo
 
 
 def _line(answer: ReferringPrediction) -> str:
-    """One line for a person, of a long query only the beginning."""
+    """One line for a person, of a long query or answer only the beginning."""
     query = textwrap.shorten(answer.query, 80, placeholder=" ...")
+    if answer.answer is not None and answer.mask and not coco_mask.area(answer.mask):
+        return f"{query}: nothing found, the answer was {textwrap.shorten(answer.answer, 80, placeholder=' ...')!r}"
     line = f"{query}: box {' '.join(f'{value:.1f}' for value in answer.box)}"
     if answer.mask:
         line += f", mask of {int(coco_mask.area(answer.mask))} pixels"

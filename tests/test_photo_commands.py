@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
@@ -12,7 +13,8 @@ from pycocotools import mask as coco_mask
 from pixel_llm import cli
 from pixel_llm.drawing.captioned_boxes import CaptionedBox
 from pixel_llm.drawing.regions import FOUND
-from pixel_llm.structures import RegionPrediction
+from pixel_llm.run_lengths import encoded
+from pixel_llm.structures import ReferringPrediction, RegionPrediction
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +135,48 @@ def test_boxes_and_clicks_are_written_as_lines_picture_and_json(
     with Image.open(out) as picture:
         colours = {colour for _, colour in picture.getcolors(10**6)}
     assert {CaptionedBox(number, (0, 0, 1, 1), "").colour for number in (1, 2, 3)} <= colours
+
+
+def test_masks_are_written_as_lines_picture_and_json(
+    tiny_dialogues_run: Path, photo: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    out, file, region = tmp_path / "a.png", tmp_path / "a.json", tmp_path / "region.png"
+    width, height = Image.open(photo).size
+    mask = np.zeros((height, width), np.uint8)
+    mask[20:60, 30:50] = 255
+    Image.fromarray(mask).save(region)
+    asked = ("--checkpoint", tiny_dialogues_run, "--out", out, "--json", file)
+    assert say(monkeypatch, "describe", photo, "--mask", region, "--box", 30, 20, 50, 60, *asked) == 0
+    content = json.loads(file.read_text())
+    assert [answer["box"] for answer in content] == [[30, 20, 50, 60]] * 2
+    assert capsys.readouterr().out.splitlines()[1] == f"box 30.0 20.0 50.0 60.0: {content[1]['caption']}"
+    with Image.open(out) as picture:
+        colours = {colour for _, colour in picture.getcolors(10**6)}
+    assert {CaptionedBox(number, (0, 0, 1, 1), "").colour for number in (1, 2)} <= colours
+    Image.fromarray(mask[:, :-1]).save(tmp_path / "narrow.png")
+    Image.fromarray(mask * 0).save(tmp_path / "black.png")
+    for masks, message in (
+        ([tmp_path / "narrow.png"], f"narrow.png: {width - 1} x {height} pixels, for a photo of {width} x {height}"),
+        ([tmp_path / "black.png"], "black.png: marks nothing, all of it is black"),
+        ([region] * 16, "16 regions: this model has names for 15 at a time"),
+    ):
+        marks = [word for one in masks for word in ("--mask", one)]
+        assert say(monkeypatch, "describe", photo, *marks, "--checkpoint", tiny_dialogues_run) == 2
+        said = capsys.readouterr().err
+        assert message in said
+        assert len(said.strip().splitlines()) == 1
+
+
+def test_an_answer_without_a_mask_is_said(
+    tiny_dialogues_run: Path, photo: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    nothing = encoded(np.zeros((9, 9), bool))
+    found = [ReferringPrediction("a/1", "the ring", (0, 0, 0, 0), nothing, answer="I see no ring.")]
+    monkeypatch.setattr("pixel_llm.predictor.Predictor.refer", lambda *_: found)
+    arguments = ("--checkpoint", tiny_dialogues_run, "--json", tmp_path / "a.json")
+    assert say(monkeypatch, "refer", photo, "the ring", *arguments) == 0
+    assert capsys.readouterr().out == "the ring: nothing found, the answer was 'I see no ring.'\n"
+    assert json.loads((tmp_path / "a.json").read_text())[0]["answer"] == "I see no ring."
 
 
 def test_objects_are_written_from_the_surest_on(

@@ -1,6 +1,8 @@
 """Training a single transformer: words, masks and what experts see, from several kinds of data at once."""
 
+import io
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +14,28 @@ from pycocotools import mask as coco_mask
 from torch.nn import functional as F
 
 from callbacks.evaluation_report import EvaluationReport
+from callbacks.referring_pictures import ReferringPictures
+from callbacks.region_pictures import RegionPictures
 from datamodules.dialogues_referring import ReferringDialoguesDataModule
 from datamodules.dialogues_regions import RegionDialoguesDataModule
 from datamodules.mixture import MixtureDataModule
 from datamodules.tokenizer import Tokenizer
 from datamodules.views import View
-from pixel_llm.asked_dialogues import clicks_mark, mask_mark
+from pixel_llm.asked_dialogues import clicks_mark, mask_mark, passes
 from pixel_llm.core.decoding import Decoded
+from pixel_llm.drawing.captioned_boxes import CaptionedBox
+from pixel_llm.drawing.regions import TRUTH
 from pixel_llm.pixel_sail.build import pixel_sail
 from pixel_llm.pixel_sail.distillation import Distillation, FrozenEncoder
 from pixel_llm.pixel_sail.pixel_sail import PixelSail
 from pixel_llm.pixel_sail.transformer import Transformer
+from pixel_llm.pixel_sail.visual_prompts import painted
 from pixel_llm.point_losses import PointMaskLoss
 from pixel_llm.predictor import Predictor
 from pixel_llm.run_lengths import encoded, mask_box
 from pixel_llm.special_tokens import SpecialTokens
-from pixel_llm.tasks.dialogue_answers import answer_masks
+from pixel_llm.structures import VisualPrompts
+from pixel_llm.tasks.dialogue_answers import SegmentedAnswers, answer_masks
 from pixel_llm.tasks.pixel_sail import Dialogues
 from tests.runs import OneBatch, fit, tiny_optimizer, tiny_trainer
 from tests.tiny import tiny_sam_encoder
@@ -77,7 +85,8 @@ def test_words_and_masks_are_learned(toy: Path, tmp_path: Path) -> None:
 
 
 def test_all_kinds_are_evaluated(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    trainer = tiny_trainer(tmp_path, steps=2, callbacks=[EvaluationReport()])
+    callbacks = [EvaluationReport(), ReferringPictures(images=1), RegionPictures(images=1)]
+    trainer = tiny_trainer(tmp_path, steps=2, callbacks=callbacks)
     model, data = task(toy), both(toy)
     trainer.fit(model, data)
     trainer.test(model, data, verbose=False)
@@ -86,10 +95,14 @@ def test_all_kinds_are_evaluated(toy: Path, tmp_path: Path, capsys: pytest.Captu
     rows = [json.loads(line) for line in (tmp_path / "test_referring_dialogues.jsonl").read_text().splitlines()]
     assert len(rows) == figures["toy_unc_test/expressions"]
     assert figures["empty_masks"] == sum(not coco_mask.area(row["mask"]) for row in rows)
+    assert all(coco_mask.area(row["mask"]) == 0 for row in rows if "[SEG]" not in row["answer"])
     batches = [batch for loader in data.test_dataloader() for batch in loader]
     assert figures["regions_lost"] == sum(len(model.read(batch).unseen) for batch in batches)
     described = (tmp_path / "test_region_dialogues.jsonl").read_text().splitlines()
     assert all("caption" in json.loads(line) for line in described)
+    for kind, colour in (("referring", TRUTH), ("regions", CaptionedBox(1, (0, 0, 1, 1), "").colour)):
+        with Image.open(tmp_path / "pictures" / kind / "test_0.png") as picture:
+            assert colour in {found for _, found in picture.getcolors(10**6)}
 
 
 def test_a_table_says_how_many_expressions_were_asked(
@@ -166,6 +179,137 @@ def test_its_checkpoint_answers_about_a_photo(
         predictor.refer(photo.read_bytes(), " ", "a")
     with pytest.raises(ValueError, match="a model of Dialogues does not find objects"):
         predictor.dense_caption(photo.read_bytes())
+
+
+def file_of(picture: Image.Image, kind: str, **saving: Any) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, **saving)
+    return file.getvalue()
+
+
+def turned(picture: Image.Image) -> bytes:
+    """A JPEG as a camera held upright writes it: lying, with a note to turn it clockwise."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return file_of(picture.transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif)
+
+
+PHOTOS = {
+    "landscape": ((100, 300), file_of(Image.new("RGB", (300, 100)), "JPEG")),
+    "portrait with alpha": ((300, 100), file_of(Image.new("RGBA", (100, 300)), "PNG")),
+    "odd and grey": ((201, 37), file_of(Image.new("L", (37, 201)), "PNG")),
+    "turned": ((90, 61), turned(Image.new("RGB", (61, 90)))),
+    "strip": ((3, 400), file_of(Image.new("RGB", (400, 3)), "PNG")),
+    "pixel": ((1, 1), file_of(Image.new("RGB", (1, 1)), "PNG")),
+}
+
+
+@pytest.mark.parametrize("canvas", [64, 61])  # of patches of 8
+@pytest.mark.parametrize("name", PHOTOS)
+def test_masks_are_in_pixels_of_the_photo(
+    name: str, canvas: int, tiny_dialogues_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The left half of the photo, then its upper half, as logits that fall by one a pixel of the canvas."""
+    predictor = Predictor(tiny_dialogues_run)
+    monkeypatch.setitem(predictor.data, "image_size", canvas)
+    core, (height, width), seen = predictor.task.core, PHOTOS[name][0], []
+
+    def say_masks(images: Any, prompts: Any, rule: Any) -> Decoded:
+        seen.append(images)
+        tokens = torch.tensor([[core.bos_id, core.special.seg, core.eos_id]] * 2)
+        return Decoded(tokens, torch.zeros(2, 3, core.backbone.width), torch.zeros(2))
+
+    def halves(features: torch.Tensor, *_: Any) -> torch.Tensor:
+        rows, columns = ((torch.arange(side) + 0.5) * 4 for side in features.shape[-2:])
+        bottom, right = seen[0].sizes[0].tolist()
+        shape = (len(rows), len(columns))
+        return torch.stack([(right / 2 - columns).expand(shape), (bottom / 2 - rows)[:, None].expand(shape)])
+
+    monkeypatch.setattr(core, "generate", say_masks)
+    monkeypatch.setattr(core, "masks", halves)
+    left, upper = predictor.refer(PHOTOS[name][1], ["left", "top"])
+    for answer, middles in ((left, np.arange(width) + 0.5), (upper, (np.arange(height) + 0.5)[:, None])):
+        assert answer.mask["size"] == [height, width]
+        truth = np.broadcast_to(middles * 2 - middles.size, (height, width))
+        found = coco_mask.decode(answer.mask).astype(bool)
+        if middles.size / max(height, width) * canvas > 4:  # else it is within a cell of the mask
+            assert (found == (truth < 0))[truth != 0].all()
+    if min(height, width) > 1:
+        assert left.box == pytest.approx((0, 0, width / 2, height), abs=1)
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_photos_of_any_kind_are_answered_about(
+    name: str, tiny_dialogues_run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (height, width), photo = PHOTOS[name]
+    predictor = Predictor(tiny_dialogues_run)
+    [answer] = predictor.refer(photo, "the ring")
+    assert answer.mask["size"] == [height, width]
+    box, whole = (0.0, 0.0, float(width), float(height)), np.ones((height, width), bool)
+    described = predictor.describe(photo, [box, box], [(width / 2, height / 2)], name, [whole])
+    assert [answer.key for answer in described] == [f"{name}/{n}" for n in (1, 2, 3, 4)]
+    assert [answer.box for answer in described[:2] + described[3:]] == [box] * 3
+    assert not caplog.records  # such as of regions that are not seen
+    assert predictor.describe(photo, [box]) == predictor.describe(photo, masks=[whole])
+
+
+def test_every_mark_of_a_pass_is_seen() -> None:
+    """As painting them says, which warns of those that are not."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        marks = [torch.zeros(29, 40, dtype=torch.bool) for _ in range(6)]
+        for mark in marks:
+            (y, x), (h, w) = rng.integers(0, [25, 36]), rng.integers(1, 30, 2)
+            mark[y : y + h, x : x + w] = True
+        marks += marks[:2]
+        groups = passes(marks, 8)
+        assert sorted(i for group in groups for i in group) == list(range(8))
+        assert len(groups) > 1
+        for group in groups:
+            assert group == sorted(group)
+            numbers = torch.arange(len(group))
+            asked = VisualPrompts(torch.zeros_like(numbers), numbers, torch.stack([marks[i] for i in group]))
+            assert set(painted(asked, 1, (4, 5), 8).unique().tolist()) >= set(numbers.tolist())
+    apart = [torch.eye(32, dtype=torch.bool)[[i]].expand(32, 32).T for i in (0, 9, 31)]
+    assert passes(apart, 8) == [[0, 1, 2]]
+
+
+def test_typed_symbols_are_asked_as_text(tiny_dialogues_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor, asked = Predictor(tiny_dialogues_run), []
+    monkeypatch.setattr(predictor.task, "answer", lambda batch, kind: asked.append(batch.prompts.context) or [])
+    predictor.refer(PHOTOS["landscape"][1], ["[SEG] <Prompt0> <p> </s>"])
+    special = predictor.task.core.special
+    assert (asked[0] < special.first).all()
+    assert (asked[0] == predictor.tokenizer.eos_id).sum() == 1
+
+
+def test_answers_without_a_mask_are_empty_masks_and_counted(toy: Path) -> None:
+    data, model = ReferringDialoguesDataModule(**settings(toy)), core(toy)
+    batch = next(iter(data.test_dataloader()))
+    asked = len(batch.references)
+    decoded = Decoded(torch.tensor([[0, 7, 8, 1]] * asked), torch.zeros(asked, 4, 32), torch.zeros(asked))
+    kind = SegmentedAnswers()
+    answers = kind.read(model, model.encode_images(batch.images, batch.sizes), batch, decoded, data.chat)
+    assert {int(coco_mask.area(answer.mask)) for answer in answers} == {0}
+    kind.update(batch, answers)
+    figures, _ = kind.figures()
+    assert figures["empty_masks"] == asked
+    assert figures["toy_unc_test/ciou"] == 0
+    assert kind.without_mask == 0
+
+
+def test_a_canvas_that_ends_within_a_patch_is_learned_from(toy: Path, tmp_path: Path) -> None:
+    changed = settings(toy) | {"image_size": 61}
+    sources = [kind(**changed) for kind in (ReferringDialoguesDataModule, RegionDialoguesDataModule)]
+    data = MixtureDataModule(sources, [1, 1], batch_size=4, num_workers=0, evaluate_each=True)
+    encoder = tiny_sam_encoder()
+    teach = partial(FrozenEncoder, encoder, "sam_encoder")
+    model = task(toy, distillation=lambda *widths: Distillation(*widths, teach, teach))
+    trainer = tiny_trainer(tmp_path, steps=2, limit_val_batches=1, check_val_every_n_epoch=None, val_check_interval=2)
+    trainer.fit(model, data)
+    assert all(torch.isfinite(value) for value in trainer.callback_metrics.values())
+    assert "train/distillation" in trainer.callback_metrics
 
 
 def test_marks_of_a_photo_are_those_of_its_view() -> None:
