@@ -304,8 +304,8 @@ def test_a_canvas_that_ends_within_a_patch_is_learned_from(toy: Path, tmp_path: 
     sources = [kind(**changed) for kind in (ReferringDialoguesDataModule, RegionDialoguesDataModule)]
     data = MixtureDataModule(sources, [1, 1], batch_size=4, num_workers=0, evaluate_each=True)
     encoder = tiny_sam_encoder()
-    teach = partial(FrozenEncoder, encoder, "sam_encoder")
-    model = task(toy, distillation=lambda *widths: Distillation(*widths, teach, teach))
+    teachers = [partial(FrozenEncoder, encoder, name) for name in ("states", "masks")]
+    model = task(toy, distillation=lambda *widths: Distillation(*widths, *teachers))
     trainer = tiny_trainer(tmp_path, steps=2, limit_val_batches=1, check_val_every_n_epoch=None, val_check_interval=2)
     trainer.fit(model, data)
     assert all(torch.isfinite(value) for value in trainer.callback_metrics.values())
