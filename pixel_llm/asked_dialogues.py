@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from datamodules.chat_text import ChatText, prompt_name
 from datamodules.dialogue_forms import DESCRIBE_REGION, SEGMENT
@@ -27,7 +26,7 @@ def segmenting(chat: ChatText, query: str, key: str, max_tokens: int) -> Questio
 
 
 def describing(chat: ChatText, marks: Sequence[Tensor], name: str, max_tokens: int) -> list[Question]:
-    """Asks what each region is; all of them are marked in the image.
+    """Asks what each region is, by a name of its own.
 
     marks: bool[h, w] each, over the view's pixels.
     """
@@ -39,28 +38,6 @@ def describing(chat: ChatText, marks: Sequence[Tensor], name: str, max_tokens: i
         question.visual_prompts = prompts
         questions.append(question)
     return questions
-
-
-def passes(marks: Sequence[Tensor], patch: int) -> list[list[int]]:
-    """Which marks can be shown together: groups of their indices, in each of which every one keeps some patch.
-
-    A patch shows one region alone, the smallest of those that it is of; a region that others cover whole, such as
-    a place that is asked about twice, would not be seen.
-    marks: bool[h, w] each, with some pixel.  patch: its side in pixels.
-    """
-    cells = [F.max_pool2d(mark[None, None].float(), patch, ceil_mode=True) > 0 for mark in marks]
-    waiting = sorted(range(len(marks)), key=lambda i: (int(marks[i].sum()), -i))
-    groups = []
-    while waiting:
-        group: list[int] = []
-        taken = torch.zeros_like(cells[0])
-        for i in waiting:
-            if (cells[i] & ~taken).any():
-                group.append(i)
-                taken |= cells[i]
-        groups.append(sorted(group))
-        waiting = [i for i in waiting if i not in group]
-    return groups
 
 
 def mask_mark(mask: dict[str, Any], view: View) -> Tensor:

@@ -20,7 +20,7 @@ from datamodules.region_marks import filled_box
 from datamodules.samples import Question, Sample, collate
 from datamodules.tokenizer import Tokenizer
 from datamodules.views import View, decode_jpeg, whole_view
-from pixel_llm.asked_dialogues import clicks_mark, describing, mask_mark, passes, segmenting
+from pixel_llm.asked_dialogues import clicks_mark, describing, mask_mark, segmenting
 from pixel_llm.asked_places import Click, checked_box, checked_clicks, click_shares, spanned
 from pixel_llm.coordinates import Box, box_original_px_to_01
 from pixel_llm.run_lengths import encoded, mask_box
@@ -185,11 +185,11 @@ class Predictor:
         if len(marks) > (most := task.core.special.visual_prompts):
             raise ValueError(f"{len(marks)} regions: this model has names for {most} at a time")
         length = self._settings("RegionDialoguesDataModule")["max_context_tokens"]
-        answers: dict[int, RegionPrediction] = {}
-        for group in passes(marks, task.core.patch_embedding.patch):
-            batch = self._batch(view, name, describing(task.chat, [marks[i] for i in group], name, length))
-            answers |= zip(group, task.answer(batch, DescribedRegions()), strict=True)
-        return [replace(answers[i], key=f"{name}/{i + 1}", box=place) for i, place in enumerate(places)]
+        questions = describing(task.chat, marks, name, length)
+        if not questions:
+            return []
+        answers = task.answer(self._batch(view, name, questions), DescribedRegions())
+        return [replace(answer, box=place) for answer, place in zip(answers, places, strict=True)]
 
     def _ask(self, query: str, key: str) -> Question:
         query = query.strip()

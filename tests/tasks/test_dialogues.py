@@ -21,7 +21,7 @@ from datamodules.dialogues_regions import RegionDialoguesDataModule
 from datamodules.mixture import MixtureDataModule
 from datamodules.tokenizer import Tokenizer
 from datamodules.views import View
-from pixel_llm.asked_dialogues import clicks_mark, mask_mark, passes
+from pixel_llm.asked_dialogues import clicks_mark, mask_mark
 from pixel_llm.core.decoding import Decoded
 from pixel_llm.drawing.captioned_boxes import CaptionedBox
 from pixel_llm.drawing.regions import TRUTH
@@ -29,14 +29,13 @@ from pixel_llm.pixel_sail.build import pixel_sail
 from pixel_llm.pixel_sail.distillation import Distillation, FrozenEncoder
 from pixel_llm.pixel_sail.pixel_sail import PixelSail
 from pixel_llm.pixel_sail.transformer import Transformer
-from pixel_llm.pixel_sail.visual_prompts import painted
 from pixel_llm.point_losses import PointMaskLoss
 from pixel_llm.predictor import Predictor
 from pixel_llm.run_lengths import encoded, mask_box
 from pixel_llm.special_tokens import SpecialTokens
-from pixel_llm.structures import VisualPrompts
 from pixel_llm.tasks.dialogue_answers import SegmentedAnswers, answer_masks
 from pixel_llm.tasks.pixel_sail import Dialogues
+from pixel_llm.tasks.readings import apart
 from tests.runs import OneBatch, fit, tiny_optimizer, tiny_trainer
 from tests.tiny import tiny_sam_encoder
 
@@ -254,25 +253,27 @@ def test_photos_of_any_kind_are_answered_about(
     assert predictor.describe(photo, [box]) == predictor.describe(photo, masks=[whole])
 
 
-def test_every_mark_of_a_pass_is_seen() -> None:
-    """As painting them says, which warns of those that are not."""
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        marks = [torch.zeros(29, 40, dtype=torch.bool) for _ in range(6)]
-        for mark in marks:
-            (y, x), (h, w) = rng.integers(0, [25, 36]), rng.integers(1, 30, 2)
-            mark[y : y + h, x : x + w] = True
-        marks += marks[:2]
-        groups = passes(marks, 8)
-        assert sorted(i for group in groups for i in group) == list(range(8))
-        assert len(groups) > 1
-        for group in groups:
-            assert group == sorted(group)
-            numbers = torch.arange(len(group))
-            asked = VisualPrompts(torch.zeros_like(numbers), numbers, torch.stack([marks[i] for i in group]))
-            assert set(painted(asked, 1, (4, 5), 8).unique().tolist()) >= set(numbers.tolist())
-    apart = [torch.eye(32, dtype=torch.bool)[[i]].expand(32, 32).T for i in (0, 9, 31)]
-    assert passes(apart, 8) == [[0, 1, 2]]
+def test_a_question_is_read_with_the_regions_it_names_alone(toy: Path) -> None:
+    batch = next(iter(RegionDialoguesDataModule(**settings(toy)).evaluation_loader("val")))
+    special, regions = core(toy).special, batch.visual_prompts
+    part = apart(batch, special)
+    given = {
+        (image, symbol): mask
+        for image, symbol, mask in zip(
+            regions.image_index.tolist(), regions.symbols.tolist(), regions.masks, strict=True
+        )
+    }
+    assert part.references == batch.references
+    assert (part.prompts.image_index.diff() >= 0).all()
+    for prompt, (reading, image) in enumerate(
+        zip(part.prompts.image_index.tolist(), batch.prompts.image_index.tolist(), strict=True)
+    ):
+        assert part.keys[reading] == batch.keys[image]
+        assert torch.equal(part.images[reading], batch.images[image])
+        here = part.visual_prompts.image_index == reading
+        (symbol,) = part.visual_prompts.symbols[here].tolist()
+        assert special.prompt(symbol) in batch.prompts.context[prompt]
+        assert torch.equal(part.visual_prompts.masks[here][0], given[image, symbol])
 
 
 def test_typed_symbols_are_asked_as_text(tiny_dialogues_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
