@@ -27,13 +27,17 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.save_now(trainer)
 
+    @property
+    def path(self) -> Path:
+        """Where it writes; known once a training has begun."""
+        assert self.dirpath is not None
+        return Path(self.dirpath) / "last.ckpt"
+
     def save_now(self, trainer: L.Trainer) -> Path:
         """Write the present state, unless it is there (a large model's file is not written twice); all processes."""
-        assert self.dirpath is not None
-        path = Path(self.dirpath) / "last.ckpt"
         if self._last_global_step_saved != trainer.global_step:
-            self._save_checkpoint(trainer, str(path))
-        return path
+            self._save_checkpoint(trainer, str(self.path))
+        return self.path
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
         last = Path(filepath)

@@ -8,6 +8,22 @@ from typing import IO
 
 import lightning as L
 
+_NAME = "run.lock"
+
+
+def check_free(folder: Path) -> None:
+    """ValueError where a training holds the lock of a folder; nothing is taken or written."""
+    if (folder / _NAME).is_file():
+        with (folder / _NAME).open() as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                raise _taken(folder, file.read().strip() or "unknown") from None
+
+
+def _taken(folder: Path | str | None, owner: str) -> ValueError:
+    return ValueError(f"{folder}: another training is writing here ({owner}); wait for it or stop it")
+
 
 class RunLock(L.Callback):
     """Holds `run.lock` in the log folder while a training writes there; the system lets go of it whatever ends the run.
@@ -24,10 +40,10 @@ class RunLock(L.Callback):
         folder = trainer.log_dir  # all processes have to ask
         other = ""
         if trainer.is_global_zero and folder:
-            other = self._take(Path(folder) / "run.lock")
+            other = self._take(Path(folder) / _NAME)
         other = trainer.strategy.broadcast(other)  # else the other processes would wait for the first one
         if other:
-            raise ValueError(f"{folder}: another training is writing here ({other}); wait for it or stop it")
+            raise _taken(folder, other)
 
     def _take(self, path: Path) -> str:
         """Who has the lock; nobody, "", once it is ours."""

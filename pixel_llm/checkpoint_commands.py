@@ -1,6 +1,7 @@
 """`pixel-llm inspect` says what a checkpoint holds, `pixel-llm export` makes a folder of it to give away."""
 
 import argparse
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from torch import Tensor
 from pixel_llm.tables import aligned
 from pixel_llm.weights.checkpoint import find_checkpoint, read_checkpoint, tokenizer_of
 from pixel_llm.weights.exported import write_exported
+from pixel_llm.weights.frozen import frozen_file
 from pixel_llm.weights.lora import merge_adapters
 
 
@@ -74,3 +76,7 @@ def export(arguments: Sequence[str]) -> None:
     write_exported(options.out, state, yaml.safe_dump(config, sort_keys=False), tokenizer_of(content, path), frozen)
     size = sum(value.numel() * value.element_size() for value in state.values()) / 1e6
     sys.stdout.write(f"{options.out}: {len(state)} tensors, {size:,.1f} MB\n")
+    if frozen:
+        beside = frozen_file(path if path.is_dir() else path.parent, frozen["sha256"])
+        copy = shlex.join(["cp", str(beside), str(options.out)])
+        sys.stdout.write(f"it can be used with the frozen weights beside it: {copy}\n")

@@ -21,8 +21,9 @@ from datamodules.prepare.command import OneLineParser, add_part, asked_part, pro
 from datamodules.prepare.features import Pictures, write_features
 from datamodules.prepare.progress import Part
 from pixel_llm.core.image_encoder import ImageEncoder
+from pixel_llm.early_checks import missing_data
 from pixel_llm.tasks.base import Task
-from pixel_llm.trainer_cli import PixelLLMCLI, missing_data, silence
+from pixel_llm.trainer_cli import PixelLLMCLI, silence
 from pixel_llm.weights.frozen_encoder import encoder_fingerprint
 
 SPLITS = ("train", "val", "test")

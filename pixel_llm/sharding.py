@@ -28,18 +28,18 @@ from torch.optim import Optimizer
 from pixel_llm.weights.shards import write_share
 from pixel_llm.weights.tensors import check_fit
 
-# What is called of a PixelLLM or a PixelSail besides forward, and of a language model that is trained alone. They must
-# not call each other: the end of an inner one would share the weights out under the outer one.
+# What is called of a PixelLLM, a PixelSail or a Sam besides forward, and of a language model that is trained alone.
+# They must not call each other: the end of an inner one would share the weights out under the outer one.
 _ENTRIES = (
     "encode_images", "extract", "locate", "segment", "generate", "encode_prefix", "hidden_states", "logits",
-    "mask_features", "masks",
+    "mask_features", "masks", "box_tokens", "point_tokens",
 )  # fmt: skip
 
 # What is called of a proposal head besides forward; a task does so itself. The head is a group of its own: the core's
 # weights are let go once the gradients of what its last entry was given are there, and the head's come after those.
 _HEAD_ENTRIES = ("sample", "detect")
 
-_STACKS = ("sam_encoder", "tuned_encoder", "language_model", "backbone")
+_STACKS = ("sam_encoder", "tuned_encoder", "language_model", "backbone", "image_encoder")
 
 
 def blocks(core: nn.Module) -> Iterator[nn.Module]:

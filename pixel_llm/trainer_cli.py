@@ -1,9 +1,9 @@
 """LightningCLI as this project uses it: YAML in, one-line errors out, and the command line has the last word."""
 
+import logging
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import lightning as L
@@ -13,14 +13,15 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from callbacks.last_checkpoint import LastCheckpoint
+from callbacks.model_parts import ModelParts
 from callbacks.nan_guard import NanGuard
 from callbacks.preemption import Preemption, Stopped
 from callbacks.run_lock import RunLock
 from callbacks.skipped_records import SkippedRecords
 from callbacks.step_seed import StepSeed
-from datamodules.features import advice
-from datamodules.remote import is_address
 from pixel_llm.checkpoint_io import CheckpointFiles
+from pixel_llm.early_checks import check_run
 from pixel_llm.messages import one_line
 from pixel_llm.tables import aligned
 
@@ -68,20 +69,21 @@ class PixelLLMCLI(LightningCLI):
         )
 
     def before_instantiate_classes(self) -> None:
-        """Refuse to make a model, which can take minutes, for data that are not there; all are named at once."""
         if self.subcommand is not None:
-            data = self.config[self.subcommand].as_dict().get("data") or {}
-            missing = list(dict.fromkeys(missing_data(data, _SPLITS[self.subcommand])))
-            if missing:
-                raise FileNotFoundError("; ".join(missing))
+            check_run(self.subcommand, self.config[self.subcommand].as_dict())
 
     def instantiate_trainer(self, **settings: Any) -> L.Trainer:
-        """Checkpoints are written by `CheckpointFiles`; in a SLURM job `Preemption` puts it back into the queue."""
-        plugins = self._get(self.config_init, "trainer", default={}).get("plugins") or []
-        own: list[Any] = [CheckpointFiles()]
+        """Checkpoints are written by `CheckpointFiles`; in a SLURM job `Preemption` puts it back into the queue.
+
+        `ModelParts` takes the place of Lightning's summary.
+        """
+        trainer = self._get(self.config_init, "trainer", default={})
+        plugins: list[Any] = [*_listed(trainer.get("plugins")), CheckpointFiles()]
         if SLURMEnvironment.detect():
-            own.append(SLURMEnvironment(auto_requeue=False))
-        return super().instantiate_trainer(plugins=[*(plugins if isinstance(plugins, list) else [plugins]), *own])
+            plugins.append(SLURMEnvironment(auto_requeue=False))
+        summary = [] if trainer.get("enable_model_summary") is False else [ModelParts()]
+        callbacks = [*_listed(trainer.get("callbacks")), *summary]
+        return super().instantiate_trainer(plugins=plugins, callbacks=callbacks, enable_model_summary=False)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         """Without Lightning's table of figures, which cuts their names; `--verbose true` brings it back."""
@@ -89,6 +91,13 @@ class PixelLLMCLI(LightningCLI):
         if subcommand in ("validate", "test"):
             parser.set_defaults({"verbose": False})
         return parser
+
+    def after_fit(self) -> None:
+        """Where the result is; a training that is stopped says so itself."""
+        if self.trainer.is_global_zero:
+            kept = [c.path for c in self.trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)]
+            where = f"saved as {kept[0]}" if kept else "not saved: the configuration has no LastCheckpoint"
+            sys.stderr.write(f"\nfinished after step {self.trainer.global_step}, {where}\n")
 
     def after_validate(self) -> None:
         self._say_figures(list(self.trainer.callback_metrics))
@@ -126,29 +135,9 @@ class PixelLLMCLI(LightningCLI):
         return any(callback._find_last_checkpoints(self.trainer) for callback in callbacks)
 
 
-_SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
-
-
-def missing_data(section: Any, splits: Sequence[str], features: bool = True) -> Iterator[str]:
-    """What a data section names and this machine does not have: tokenizers, and folders of shards of these splits.
-
-    features: folders of features, too.
-    """
-    if isinstance(section, list):
-        for part in section:
-            yield from missing_data(part, splits, features)
-    if not isinstance(section, dict):
-        return
-    for key, value in section.items():
-        if key == "tokenizer" and isinstance(value, str) and not Path(value).exists():
-            yield f"no tokenizer at {value}"
-        elif key in {f"{split}_shards" for split in splits} and isinstance(value, list):
-            here = [folder for folder in value if not is_address(folder)]
-            yield from (f"no folder of shards at {folder}" for folder in here if not Path(folder).is_dir())
-        elif key == "features" and isinstance(value, str) and features and not Path(value).is_dir():
-            yield f"no features in {value}: {advice(Path(value))}"
-        else:
-            yield from missing_data(value, splits, features)
+def _listed(value: Any) -> list[Any]:
+    """What may be given as none, one or several."""
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def silence() -> None:
@@ -157,6 +146,11 @@ def silence() -> None:
     warnings.filterwarnings("ignore", r"(?s).*there is no last checkpoint available")  # it begins anew, as documented
     warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # the frozen SAM is meant to be
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
+
+
+def _is_no_tip(record: logging.LogRecord) -> bool:
+    return "Tip: For seamless cloud" not in record.getMessage()
 
 
 def run() -> None:

@@ -41,7 +41,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a training of two steps on `toy`, with what it said in `stderr`. To be read only."""
+    """The folder of a training of two steps on `toy`, with what it said in `stdout` and `stderr`. To be read only."""
     return _trained(tiny_config, toy, tmp_path_factory.mktemp("tiny"))
 
 
@@ -70,9 +70,11 @@ def tiny_dialogues_run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def _trained(make_config: Callable[..., dict[str, Any]], toy: Path, folder: Path, **options: Any) -> Path:
-    """The folder of a training of two steps by the command line, with what it said in `stderr`."""
+    """The folder of a training of two steps by the command line, with what it said in `stdout` and `stderr`."""
     config = make_config(toy, folder / "run", steps=2, **options)
+    config["trainer"]["enable_model_summary"] = True
     done = command("fit", "--config", write_config(folder / "config.yaml", config))
     assert done.returncode == 0, done.stderr
+    (folder / "run/stdout").write_text(done.stdout)
     (folder / "run/stderr").write_text(done.stderr)
     return folder / "run"

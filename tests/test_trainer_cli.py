@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +72,17 @@ def test_training_says_nothing_that_nobody_can_act_on(tiny_run: Path) -> None:
     said = (tiny_run / "stderr").read_text()
     assert "LeafSpec" not in said
     assert "eval mode" not in said
+    assert "Tip:" not in said
+
+
+def test_a_training_says_what_it_is_of_and_where_its_result_is(tiny_run: Path) -> None:
+    assert (tiny_run / "stderr").read_text().endswith(
+        f"\nfinished after step 2, saved as {tiny_run / 'checkpoints/last.ckpt'}\n"
+    )  # fmt: skip
+    rows = [line.split() for line in (tiny_run / "stdout").read_text().splitlines()]
+    assert ["core.location_head", "LocationHead", "372", "372"] in rows
+    core = sum(int(row[2].replace(",", "")) for row in rows if row[0].startswith("core."))
+    assert ["all", "TraceCaptioning", f"{core:,}"] in [row[:3] for row in rows]
 
 
 TYPOS = {
@@ -145,6 +157,55 @@ def test_all_missing_data_are_named_at_once(run: Run) -> None:
     assert own_lines(said) == [
         "error: no folder of shards at /nowhere/a; no folder of shards at /nowhere/b; no tokenizer at /nowhere/words"
     ]
+
+
+BEFORE_THE_MODEL = put("model.init_args.core.init_args", {**CORE, "extractor_heads": 0})  # which cannot be made
+
+
+@pytest.mark.parametrize("verb", ["fit", "test"])
+def test_a_missing_or_other_checkpoint_is_refused_before_a_model_is_made(run: Run, tiny_run: Path, verb: str) -> None:
+    def other(config: Config) -> None:
+        BEFORE_THE_MODEL(config)
+        put("model.class_path", "pixel_llm.tasks.image_captioning.ImageCaptioning")(config)
+        config["model"]["init_args"].pop("location_weight", None)
+
+    code, said = run(verb, "--ckpt_path", "/nowhere/last.ckpt", change=BEFORE_THE_MODEL)
+    assert (code, own_lines(said)) == (2, ["error: Checkpoint file not found: /nowhere/last.ckpt"])
+    checkpoint = tiny_run / "checkpoints/last.ckpt"
+    code, said = run(verb, "--ckpt_path", checkpoint, change=other)
+    wanted = f"error: {checkpoint}: a checkpoint of TraceCaptioning, not of ImageCaptioning"
+    assert (code, own_lines(said)) == (2, [wanted])
+
+
+def test_unfinished_shards_and_missing_weights_are_refused_before_a_model_is_made(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun/progress.jsonl").touch()
+    weights = {"class_path": "pixel_llm.weights.start.StartingWeights", "init_args": {"core": "/nowhere/last.ckpt"}}
+
+    def lose(config: Config) -> None:
+        BEFORE_THE_MODEL(config)
+        put("model.init_args.weights", weights)(config)
+        put("data.init_args.val_shards", [str(tmp_path / "begun")])(config)
+
+    code, said = run("fit", change=lose)
+    assert (code, own_lines(said)) == (2, [
+        f"error: the conversion into {tmp_path / 'begun'} has not finished: run its command again to go on; "
+        "/nowhere/last.ckpt: no such file; it is the starting weights' 'core'"
+    ])  # fmt: skip
+
+
+def test_a_run_folder_in_use_is_refused_before_a_model_is_made(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); f.write('me');"
+    hold += "f.flush(); print(flush=True); sys.stdin.read()"
+    line = [sys.executable, "-c", hold, str(tmp_path / "run/run.lock")]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        code, said = run("fit", change=BEFORE_THE_MODEL)
+        other.communicate()
+    wanted = f"error: {tmp_path / 'run'}: another training is writing here (me); wait for it or stop it"
+    assert (code, own_lines(said)) == (2, [wanted])
 
 
 def test_a_checkpoint_of_another_task_is_named(run: Run, tiny_run: Path) -> None:

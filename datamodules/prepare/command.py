@@ -423,9 +423,12 @@ def _write(corpus: Corpus, args: argparse.Namespace, images: Path, out: Path) ->
 
 def _say(report: Report, out: Path, args: argparse.Namespace, name: str = "") -> None:
     """What became of a conversion or a part of it; name: of the split."""
+    if args.part.of > 1 and (out / MANIFEST).exists():
+        sys.stdout.write(f"{out} is finished, all parts of it: nothing was left to do for {args.part}\n")
+        return
     lines = [name, *(f"  {line}" for line in report.lines())] if name else report.lines()
     last = f"shards in {out}"
-    if args.part.of > 1 and not (out / MANIFEST).exists():
+    if args.part.of > 1:
         last = f"{args.part} of the {last}; when all parts are done: pixel-llm prepare merge {args.out}"
     sys.stdout.write("\n".join([*lines, last]) + "\n")
 

@@ -17,12 +17,20 @@ class Sam(nn.Module):
         self.prompt_encoder = PromptEncoder(width=width)
         self.mask_decoder = sam_mask_decoder(width, decoder_depth, decoder_heads)
 
+    def box_tokens(self, boxes: Tensor, canvas: tuple[int, int]) -> Tensor:
+        """As `PromptEncoder.embed_boxes`."""
+        return self.prompt_encoder.embed_boxes(boxes, canvas)
+
+    def point_tokens(self, points: Tensor, labels: Tensor, canvas: tuple[int, int]) -> Tensor:
+        """As `PromptEncoder.embed_points`."""
+        return self.prompt_encoder.embed_points(points, labels, canvas)
+
     def forward(
         self, images: Tensor, sizes: Tensor, sparse: Tensor, image_index: Tensor, multimask: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Mask logits float[P, M, 4h, 4w] on the canvas and expected IoU float[P, M].
 
-        images, sizes: as in `ImageEncoder`.  sparse: float[P, K, D], tokens of the prompt encoder.
+        images, sizes: as in `ImageEncoder`.  sparse: float[P, K, D], of `box_tokens` or `point_tokens`.
         image_index: int[P], the image of each prompt.
         """
         features = self.image_encoder(images, sizes)

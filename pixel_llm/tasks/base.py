@@ -5,7 +5,6 @@ from typing import Any
 
 import lightning as L
 import torch
-import yaml
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
@@ -17,6 +16,7 @@ from pixel_llm.losses import caption_loss
 from pixel_llm.sharding import gather, shard
 from pixel_llm.structures import Batch, ImageFeatures, Prompts
 from pixel_llm.tasks.optimizer import AdamWSchedule
+from pixel_llm.weights.checkpoint import check_task
 from pixel_llm.weights.frozen_encoder import ENCODER, encoder_fingerprint, frozen_encoder
 from pixel_llm.weights.start import StartingWeights
 from pixel_llm.weights.tensors import check_fit
@@ -86,15 +86,12 @@ class Task(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """ValueError with one line for a checkpoint of another task or size; one of joint training can be tested."""
-        config = yaml.safe_load(checkpoint.get("config", "{}"))
-        theirs, own = config.get("model", {}).get("class_path", "").rpartition(".")[2], type(self).__name__
-        joint = theirs == "JointTraining" and self.trainer.state.fn != TrainerFn.FITTING
-        if theirs and theirs != own and not joint:
-            raise ValueError(f"{self.trainer.ckpt_path}: a checkpoint of {theirs}, not of {own}")
+        path, training = str(self.trainer.ckpt_path), self.trainer.state.fn == TrainerFn.FITTING
+        check_task(checkpoint.get("config", "{}"), type(self).__name__, path, training)
         if "state_dict" in checkpoint:  # a sharded one is loaded piece by piece
-            if self.trainer.state.fn != TrainerFn.FITTING:
+            if not training:
                 checkpoint["state_dict"] = self.without_training_parts(checkpoint["state_dict"])
-            check_fit(self, checkpoint["state_dict"], str(self.trainer.ckpt_path))
+            check_fit(self, checkpoint["state_dict"], path)
 
     def without_training_parts(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """What of a state dict a task that does not train has a place for."""

@@ -41,15 +41,15 @@ class PromptableSegmentation(Task):
 
     def _prompt_tokens(self, batch: Batch) -> Tensor:
         """float[P, 2, E]: the two corners of a box, or a point and a padding point."""
-        encoder, canvas = self.core.prompt_encoder, (batch.images.shape[-2], batch.images.shape[-1])
+        canvas = (batch.images.shape[-2], batch.images.shape[-1])
         boxes = batch.prompts.boxes
         size = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
         jittered = (boxes + torch.randn_like(boxes) * 0.1 * size).clamp(0, 1)
-        by_box = encoder.embed_boxes(boxes_01_to_canvas_px(jittered, batch.sizes[batch.prompts.image_index]), canvas)
+        by_box = self.core.box_tokens(boxes_01_to_canvas_px(jittered, batch.sizes[batch.prompts.image_index]), canvas)
         assert batch.masks is not None
         points = random_points(batch.masks)
         labels = torch.tensor([FOREGROUND, -1], device=points.device).expand(len(points), 2)
-        by_point = encoder.embed_points(torch.stack([points, torch.zeros_like(points)], dim=1), labels, canvas)
+        by_point = self.core.point_tokens(torch.stack([points, torch.zeros_like(points)], dim=1), labels, canvas)
         return torch.where(torch.rand(len(boxes), 1, 1, device=boxes.device) < 0.5, by_box, by_point)
 
 

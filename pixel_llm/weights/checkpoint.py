@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
-from pixel_llm.weights.exported import WEIGHTS, read_exported
+from pixel_llm.weights.exported import CONFIG, WEIGHTS, read_exported
 from pixel_llm.weights.frozen import join_frozen
-from pixel_llm.weights.shards import read_shares
+from pixel_llm.weights.shards import read_share, read_shares
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -34,13 +35,33 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     if path.is_dir():
         return read_exported(path) if (path / WEIGHTS).is_file() else read_shares(path)
+    content = _read(path)
+    join_frozen(content, path)
+    return content
+
+
+def read_config(path: Path) -> str:
+    """The configuration in a checkpoint of ours, without its weights. Raises as `read_checkpoint`."""
+    if path.is_dir():
+        return (path / CONFIG).read_text() if (path / WEIGHTS).is_file() else read_share(path, 0)["config"]
+    return _read(path)["config"]
+
+
+def check_task(config: str, own: str, path: Path | str, training: bool) -> None:
+    """ValueError with one line where a configuration is of another task; one of joint training can be evaluated."""
+    theirs = (yaml.safe_load(config) or {}).get("model", {}).get("class_path", "").rpartition(".")[2]
+    if theirs and theirs != own and (training or theirs != "JointTraining"):
+        raise ValueError(f"{path}: a checkpoint of {theirs}, not of {own}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a file holds, without the frozen weights beside it."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception:  # many kinds, all of them meaning this
         raise ValueError(f"{path}: not a checkpoint, or a damaged one") from None
     if not isinstance(content, dict) or not {"config", "state_dict"} <= set(content):
         raise ValueError(f"{path}: not a checkpoint of pixel_llm (no configuration inside)")
-    join_frozen(content, path)
     return content
 
 

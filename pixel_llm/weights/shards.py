@@ -23,9 +23,13 @@ def write_share(folder: Path, content: Any, rank: int, world: int) -> None:
 
 def read_shares(folder: Path) -> dict[str, Any]:
     """The whole checkpoint, read without executing anything; ValueError with one line where a share is missing."""
-    first = _read(folder / "rank_00000.pt")
-    rest = [_read(folder / f"rank_{rank:05}.pt")["content"] for rank in range(1, first["world"])]
-    return _join([first["content"], *rest])
+    world = _read(folder / "rank_00000.pt")["world"]
+    return _join([read_share(folder, rank) for rank in range(world)])
+
+
+def read_share(folder: Path, rank: int) -> dict[str, Any]:
+    """What one process wrote, its tensors mapped from the file; errors as of `read_shares`."""
+    return _read(folder / f"rank_{rank:05}.pt")["content"]
 
 
 def _read(file: Path) -> dict[str, Any]:

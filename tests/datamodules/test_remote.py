@@ -15,8 +15,8 @@ import pytest
 from datamodules import remote
 from datamodules.remote import RemoteShard, open_folder
 from datamodules.shard_index import ShardError, index_path, open_shards
+from pixel_llm.early_checks import missing_data
 from pixel_llm.structures import Batch
-from pixel_llm.trainer_cli import missing_data
 from tests.datamodules.shards import copy_of
 from tests.datamodules.test_base import on_rank
 from tests.datamodules.web import Web, served

@@ -84,6 +84,14 @@ def test_a_part_goes_on_behind_its_finished_shards(root: Path, contents: Content
     assert contents(root / "out") == contents(root / "whole")
 
 
+def test_a_part_of_a_finished_conversion_says_so_in_one_line(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    convert(root, "out")
+    capsys.readouterr()
+    assert convert(root, "out", 3, 5) == 0
+    said = capsys.readouterr().out
+    assert said == f"{root}/out is finished, all parts of it: nothing was left to do for part 3 of 5\n"
+
+
 def test_a_merged_folder_is_kept_by_parts_and_merges(root: Path, contents: Contents) -> None:
     for part in (0, 1):
         convert(root, "out", part, 2)
