@@ -238,6 +238,31 @@ def test_last_begins_anew_for_a_training_but_not_for_an_evaluation(run: Run) -> 
     assert run("fit", "--ckpt_path", "last")[0] == 0
 
 
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_leaves_the_last_good_one(
+    run: Run, tmp_path: Path
+) -> None:
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    assert run("fit", "--trainer.max_steps", 1)[0] == 0
+    good, obstacle = last.read_bytes(), last.with_name("last.ckpt.part")
+    obstacle.mkdir()  # root may write everywhere, but nobody into a folder as into a file
+    code, said = run("fit", "--ckpt_path", "last", "--trainer.max_steps", 3)
+    assert code == 2
+    assert own_lines(said)[-1].startswith(f"error: {last} cannot be written: ")
+    assert "Traceback" not in said
+    assert last.read_bytes() == good
+    obstacle.rmdir()
+    assert run("fit", "--ckpt_path", "last", "--trainer.max_steps", 3)[0] == 0
+    assert torch.load(last, weights_only=True)["global_step"] == 3
+
+
+def test_a_run_folder_that_cannot_be_made_is_one_line(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("no folder")
+    code, said = run("fit")
+    assert code == 2
+    assert own_lines(said)[-1].startswith(f"error: {tmp_path}/run: ")
+    assert "Traceback" not in said
+
+
 def test_the_command_line_beats_the_checkpoint(run: Run, tiny_run: Path, tmp_path: Path) -> None:
     code, said = run("fit", "--ckpt_path", tiny_run / "checkpoints/last.ckpt", "--trainer.max_steps", 3,
                      "--model.init_args.location_weight", 0.7)  # fmt: skip

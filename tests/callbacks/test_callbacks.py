@@ -171,6 +171,14 @@ def test_the_last_state_is_saved_whatever_the_interval(toy: Path, tmp_path: Path
     assert torch.load(file, weights_only=True)["global_step"] == 3
 
 
+def test_so_many_earlier_states_are_kept(toy: Path, tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path, 5, [LastCheckpoint(every_n_train_steps=1, keep=2)], enable_checkpointing=True)
+    trainer.fit(TraceCaptioning(tiny_core(), tiny_optimizer()), toy_narratives(toy))
+    (last,) = tmp_path.rglob("last.ckpt")
+    steps = {file.name: torch.load(file, weights_only=True)["global_step"] for file in last.parent.glob("*.ckpt")}
+    assert steps == {"last.ckpt": 5, "step_000000004.ckpt": 4, "step_000000003.ckpt": 3}
+
+
 def test_half_a_step_is_not_saved(toy: Path, tmp_path: Path) -> None:
     """A resumed training has not saved yet; the first half of its first step must not count as the state after it."""
 

@@ -6,9 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from PIL import Image
 from pycocotools import mask as coco_mask
 from torch.nn import functional as F
@@ -112,6 +114,30 @@ def test_a_table_says_how_many_expressions_were_asked(
         [figures] = tiny_trainer(tmp_path, 1, limit_test_batches=1).test(task(toy), data, verbose=False)
         assert note in capsys.readouterr().out
     assert figures["test/toy_unc_test/expressions"] == 4  # one for each image of the batch
+
+
+class Trained(L.Callback):
+    """The state of this process after a training, and each parameter that has moved."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.before = {name: value.detach().clone() for name, value in pl_module.named_parameters()}
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        after = dict(pl_module.named_parameters())
+        still = [name for name, value in after.items() if torch.equal(value, self.before[name]) and value.requires_grad]
+        file = Path(trainer.default_root_dir, f"{trainer.global_rank}.pt")
+        torch.save({"state": pl_module.state_dict(), "still": still}, file)
+
+
+@pytest.mark.slow
+def test_two_processes_train_all_parts_whatever_a_batch_asks(toy: Path, tmp_path: Path) -> None:
+    """Masks in one batch, regions in the next; DDP as configured takes what the first one uses for all that is used."""
+    strategy = DDPStrategy(start_method="spawn", static_graph=True, gradient_as_bucket_view=True)
+    data = MixtureDataModule(both(toy).sources, [1, 1], batch_size=2, num_workers=0, single_source_batches=True)
+    fit(distilled(toy), data, tmp_path, 6, [Trained()], devices=2, strategy=strategy)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert all(torch.equal(value, second["state"][name]) for name, value in first["state"].items())
+    assert first["still"] == []
 
 
 def test_answers_are_masked_together() -> None:
@@ -351,8 +377,8 @@ def test_masks_for_a_model_without_masks_are_refused(toy: Path, tmp_path: Path) 
 
 def distilled(toy: Path) -> Dialogues:
     torch.manual_seed(1)
-    encoder = tiny_sam_encoder()
-    return task(toy, distillation=lambda *widths: Distillation(*widths, lambda: FrozenEncoder(encoder, "sam_encoder")))
+    teacher = partial(FrozenEncoder, tiny_sam_encoder(), "sam_encoder")
+    return task(toy, distillation=partial(Distillation, states_teacher=teacher))
 
 
 def test_a_distilled_model_is_used_without_its_teacher(toy: Path, tmp_path: Path) -> None:
