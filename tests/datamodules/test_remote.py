@@ -191,5 +191,5 @@ def test_a_full_disk_is_named_at_once(web: Web, cache: Path, monkeypatch: pytest
 
 
 def test_the_command_line_does_not_take_addresses_for_missing_folders(tmp_path: Path) -> None:
-    data = {"train_shards": ["s3://bucket/narratives", str(tmp_path), str(tmp_path / "none")]}
+    data = {"train_shards": ["s3://bucket/narratives", str(tmp_path / "none")]}
     assert list(missing_data(data, ["train"])) == [f"no folder of shards at {tmp_path / 'none'}"]
