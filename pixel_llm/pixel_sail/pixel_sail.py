@@ -29,7 +29,7 @@ from pixel_llm.core.decoding import Decoded, DecodingRule, decode
 from pixel_llm.pixel_sail.backbone import EncoderFreeBackbone, Past
 from pixel_llm.pixel_sail.mask_head import MaskHead
 from pixel_llm.pixel_sail.patch_embedding import PatchEmbedding
-from pixel_llm.pixel_sail.visual_prompts import VisualPromptInjection, painted, unseen
+from pixel_llm.pixel_sail.visual_prompts import VisualPromptInjection, check_symbols, painted, unseen
 from pixel_llm.special_tokens import SpecialTokens
 from pixel_llm.structures import Prompts, VisualPrompts
 
@@ -134,6 +134,7 @@ class PixelSail(nn.Module):
         if visual_prompts is None:
             symbols, lost = torch.full((batch, grid[0] * grid[1]), -1, device=device), numbers[:0]
         else:
+            check_symbols(visual_prompts, self.special.visual_prompts)
             symbols = painted(visual_prompts, batch, grid, self.patch_embedding.patch)
             lost = unseen(visual_prompts, symbols)
         return self.visual_prompts(symbols, self.backbone.embed(numbers)), lost

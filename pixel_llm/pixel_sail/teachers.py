@@ -1,12 +1,13 @@
 """Vision experts, to be frozen and learned from: of transformers, or trained here.
 
 Those of transformers read the canvas resized to the size that they were trained for, with ImageNet's statistics and
-zeros in the padding.
+zeros in the padding. On the device "meta", where nothing has content, they are made without weights: for planning.
 """
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,6 +17,26 @@ from pixel_llm.pixel_sail.distillation import FrozenEncoder
 from pixel_llm.weights.tensors import load_parts
 
 _MULTIPLE = 32  # the coarsest stride of both
+_PUBLISHED: dict[str, dict[str, Any]] = {  # sizes, where they are not those that transformers takes by itself
+    "facebook/mask2former-swin-large-coco-panoptic": {
+        "backbone_config": {
+            "model_type": "swin", "image_size": 384, "embed_dim": 192, "depths": [2, 2, 18, 2],
+            "num_heads": [6, 12, 24, 48], "window_size": 12, "out_features": ["stage1", "stage2", "stage3", "stage4"],
+        },
+        "num_queries": 200,
+    },
+    "facebook/sam2.1-hiera-large": {
+        "vision_config": {
+            "backbone_config": {
+                "model_type": "sam2_hiera_det_model", "hidden_size": 144, "num_attention_heads": 2,
+                "blocks_per_stage": [2, 6, 36, 4], "embed_dim_per_stage": [144, 288, 576, 1152],
+                "num_attention_heads_per_stage": [2, 4, 8, 16], "window_size_per_stage": [8, 4, 16, 8],
+                "global_attention_blocks": [23, 33, 43],
+            },
+            "backbone_channel_list": [1152, 576, 288, 144],
+        },
+    },
+}  # fmt: skip
 
 
 class Mask2FormerEncoder(ImageEncoder):
@@ -87,12 +108,16 @@ class TrainedEncoder(FrozenEncoder):
     """
 
     def __init__(self, encoder: ImageEncoder, checkpoint: str, part: str = "sam_encoder") -> None:
-        load_parts(checkpoint, {f"core.{part}.": encoder})
+        if not _without_memory():
+            load_parts(checkpoint, {f"core.{part}.": encoder})
         super().__init__(encoder, part)
 
 
 def _pretrained(kind: Any, source: str, part: str) -> Any:
     """A model of transformers whose tensors named `part`* all come from its weights."""
+    if _without_memory():
+        config = kind.config_class
+        return kind(config(**_PUBLISHED[source]) if source in _PUBLISHED else config.from_pretrained(source))
     load: Callable[..., Any] = kind.from_pretrained
     try:
         model, report = load(source, output_loading_info=True)
@@ -104,6 +129,10 @@ def _pretrained(kind: Any, source: str, part: str) -> Any:
     if missing:
         raise ValueError(f"{source}: not a whole {kind.__name__}: it lacks {missing[0]} and {len(missing) - 1} more")
     return model
+
+
+def _without_memory() -> bool:
+    return torch.get_default_device().type == "meta"
 
 
 def resized(pixels: Tensor, side: int) -> Tensor:

@@ -4,6 +4,7 @@ Query heads that share keys are taken as more queries of one head. Keys then nee
 the mask of a pass is made once for all layers.
 """
 
+import math
 from typing import cast
 
 import torch
@@ -59,13 +60,20 @@ class Transformer(EncoderFreeBackbone):
         self, embeddings: Tensor, positions: Tensor, attend: Tensor, past: Past | None
     ) -> tuple[Tensor, KeyValues]:
         before = cast(KeyValues | None, past)
-        angles, mask = self.rotary(positions), attend[:, None].repeat(1, 1, self.group, 1)
+        angles, mask = self.rotary(positions), self._mask(attend, embeddings)
         hidden, keys, values = embeddings, [], []
         for number, layer in enumerate(self.layers):
             hidden, key, value = layer(hidden, angles, mask, None if before is None else before.layer(number))
             keys.append(key)
             values.append(value)
         return self.norm(hidden), KeyValues(keys, values) if before is None else before.grown(keys, values)
+
+    def _mask(self, attend: Tensor, embeddings: Tensor) -> Tensor:
+        """What the kernel adds, once for all layers, which would each make it of a mask of bools, and keep it."""
+        kind = embeddings.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else embeddings.dtype
+        mask = torch.zeros(attend.shape, dtype=dtype, device=embeddings.device).masked_fill(~attend, -math.inf)
+        return mask[:, None].repeat(1, 1, self.group, 1)
 
     def logits(self, states: Tensor) -> Tensor:
         return F.linear(states, self.embed_tokens.weight) if self.lm_head is None else self.lm_head(states)
@@ -86,7 +94,8 @@ class Layer(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """float[N, L, D] -> the same; keys and values float[N, heads, S + L, d] of the past and of these positions.
 
-        angles: of the positions.  mask: bool[N, 1, group * L, S + L].
+        angles: of the positions.
+        mask: float[N, 1, group * L, S + L], 0 or minus infinity.
         """
         read, keys, values = self.self_attn(self.input_layernorm(hidden), angles, mask, past)
         hidden = hidden + read

@@ -39,6 +39,12 @@ def unseen(prompts: VisualPrompts, painted: Tensor) -> Tensor:
     return (painted[prompts.image_index] != prompts.symbols[:, None]).all(1).nonzero()[:, 0]
 
 
+def check_symbols(prompts: VisualPrompts, known: int) -> None:
+    """ValueError with one line for a region whose symbol a model with so many of them does not have."""
+    if len(prompts.symbols) and (most := int(prompts.symbols.max())) >= known:
+        raise ValueError(f"a region is called <Prompt{most}>, but the model has {known} such symbols")
+
+
 def complaint(prompts: VisualPrompts, unseen: Tensor, patch: int) -> str:
     """One line about regions that are left without a patch of this side, and why."""
     reasons, taken = [], _covered(prompts.masks[unseen], patch).sum((1, 2))
@@ -68,10 +74,7 @@ class VisualPromptInjection(nn.Module):
         """What to add to the patches' embeddings: float[B, N, D], 0 where there is no region.
 
         painted: int[B, N], see the function of this name.  rows: float[K, D], embeddings of <Prompt0> to <PromptK-1>.
-        Raises ValueError for a region whose symbol is not among them.
         """
-        if painted.numel() and (most := int(painted.max())) >= len(rows):
-            raise ValueError(f"a region is called <Prompt{most}>, but the model has {len(rows)} such symbols")
         names = self.linear(rows)
         names = torch.cat([names, names.new_zeros(1, names.shape[1])])  # -1 picks the last one
         return names[painted]

@@ -59,11 +59,13 @@ class Weights:
     around: int
 
 
-def weights_of(core: nn.Module) -> Weights:
+def weights_of(core: nn.Module, task: nn.Module | None = None) -> Weights:
+    """task: what holds the core, and maybe modules beside it, such as teachers."""
+
     def size(values: set[nn.Parameter]) -> int:
         return sum(v.numel() * v.element_size() for v in values)
 
-    everything = set(core.parameters())
+    everything = set((task or core).parameters())
     groups = [set(block.parameters()) for block in blocks(core)]
     return Weights(
         all=size(everything),

@@ -115,6 +115,7 @@ def plan(
     autocast, cast = arithmetic_of(precision)
     with torch.device("meta"):
         task = build_task(config["model"])
+        task.make_training_parts()
     if cast is not None:
         task.to(cast)
     batches = split_batch(data["batch_size"], trainer["accumulate_grad_batches"], gpus, global_batch)
@@ -123,7 +124,7 @@ def plan(
     recompute = _recomputes(trainer)
     features = _features(task, batches.images, side) if _has_features(data) else {}
     counted = _count(task, parts, batches.images, side, features, autocast=autocast, recompute=recompute)
-    weights = weights_of(task.core)
+    weights = weights_of(task.core, task)
     peak = gpu.peak if autocast or cast else gpu.peak_float32
     times = _step_times(counted, weights, batches, peak, gpu, rates)
     held = memory(weights, counted.largest.activations, counted.largest.weight_copies)

@@ -93,6 +93,9 @@ class Task(L.LightningModule):
                 checkpoint["state_dict"] = self.without_training_parts(checkpoint["state_dict"])
             check_fit(self, checkpoint["state_dict"], path)
 
+    def make_training_parts(self) -> None:
+        """Make what is used in training alone, where there is something and it is not there yet."""
+
     def without_training_parts(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """What of a state dict a task that does not train has a place for."""
         return {name: value for name, value in state.items() if name.partition(".")[0] not in self.training_parts}
@@ -206,6 +209,11 @@ def check_tokenizer(tokenizer: Any, language_model: LanguageModel) -> None:
             f"the tokenizer has {tokenizer.vocabulary_size} tokens, the language model only "
             f"{language_model.vocabulary_size}: set its vocabulary_size, or use the tokenizer it was made with"
         )
+    check_special_ids(tokenizer, language_model)
+
+
+def check_special_ids(tokenizer: Any, language_model: Any) -> None:
+    """ValueError with one line where texts begin, end or are padded by other ids than the model's."""
     for name in ("bos_id", "eos_id", "pad_id"):
         ours, theirs = getattr(tokenizer, name), getattr(language_model, name)
         if ours != theirs:

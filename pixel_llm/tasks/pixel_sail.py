@@ -19,7 +19,7 @@ from pixel_llm.pixel_sail.pixel_sail import PixelSail, SailImages
 from pixel_llm.pixel_sail.visual_prompts import complaint
 from pixel_llm.point_losses import PointLoss, PointMaskLoss
 from pixel_llm.structures import Batch
-from pixel_llm.tasks.base import Task
+from pixel_llm.tasks.base import Task, check_special_ids
 from pixel_llm.tasks.dialogue_answers import KINDS, Answers, covered
 from pixel_llm.tasks.optimizer import AdamWSchedule
 from pixel_llm.tasks.perbench_answers import PerBenchAnswers
@@ -80,8 +80,9 @@ class Dialogues(Task):
                 f"the data have {theirs.first} words and {theirs.visual_prompts} names of regions, the model "
                 f"{own.first} and {own.visual_prompts}: set the core's words and visual_prompts"
             )
+        check_special_ids(self.chat.tokenizer, self.core)
         if stage == "fit":
-            self._make_distillation()
+            self.make_training_parts()
 
     def _check_kinds(self) -> None:
         data = getattr(self.trainer, "datamodule", None)
@@ -93,13 +94,13 @@ class Dialogues(Task):
         if name and name not in self.kinds:
             raise ValueError(f"data of kind {name} are not for this model, which knows {', '.join(self.kinds)}")
 
-    def _make_distillation(self) -> None:
+    def make_training_parts(self) -> None:
         if self._distil is not None and self.distillation is None:
             head = self.core.mask_head
             self.distillation = self._distil(self.core.backbone.width, head.embedding if head else 0)
 
     def frozen_encoders(self) -> dict[str, ImageEncoder]:
-        self._make_distillation()
+        self.make_training_parts()
         teachers = self.distillation.teachers if self.distillation else {}
         encoders = {name: each.encoder for name, each in teachers.items() if isinstance(each, FrozenEncoder)}
         for name, encoder in encoders.items():
@@ -112,7 +113,7 @@ class Dialogues(Task):
             super().check_features()
 
     def check_cache(self, cache: Any) -> None:
-        self._make_distillation()
+        self.make_training_parts()
         teacher = self.distillation.teachers.get(cache.producer.name) if self.distillation else None
         if isinstance(teacher, CachedFeatures):
             teacher.check(cache)

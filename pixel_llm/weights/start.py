@@ -8,6 +8,7 @@ from torch import nn
 from pixel_llm.core.eva02 import EVA02
 from pixel_llm.core.pixel_llm import PixelLLM
 from pixel_llm.core.t5 import T5
+from pixel_llm.pixel_sail.pixel_sail import PixelSail
 from pixel_llm.weights.eva02 import load_eva02
 from pixel_llm.weights.sam import load_sam
 from pixel_llm.weights.t5 import fit_adapters, grow_vocabulary, load_t5
@@ -22,7 +23,8 @@ class StartingWeights:
     sam: image encoder, prompt encoder and, in a model with masks, mask decoder; from an official SAM file or from
         promptable segmentation.
     tuned_encoder: a file or hub name of timm's EVA-02, or a checkpoint of attribute pretraining.
-    language_model: a folder or hub name of a T5 in the transformers format, or a checkpoint of text pretraining.
+    language_model: a folder or hub name of a T5 in the transformers format, or a checkpoint of text pretraining; of a
+        Pixel-SAIL a decoder-only text model such as Qwen2.5, into its backbone (`pixel_llm/weights/text_base.py`).
     visual: both encoders, prompt encoder and extractor, so all before the language model, from a checkpoint of an
         earlier stage, whose language model may be another one.
     core: the whole model from a checkpoint of an earlier stage, which may have lacked mask or proposal head; the parts
@@ -44,7 +46,10 @@ class StartingWeights:
         self.visual, self.core, self.larger_vocabulary = visual, core, larger_vocabulary
 
     def load(self, core: nn.Module) -> None:
-        """Load into a PixelLLM. Raises FileNotFoundError, and ValueError with one line for what does not fit."""
+        """Load into a PixelLLM or a PixelSail.
+
+        Raises FileNotFoundError, and ValueError with one line for what does not fit.
+        """
         model = cast(PixelLLM, core)
         for name in ("core", "visual", "sam"):
             path = getattr(self, name)
@@ -52,6 +57,8 @@ class StartingWeights:
                 raise FileNotFoundError(f"{path}: no such file; it is the starting weights' {name!r}")
         if self.core:
             load_parts(self.core, {"core.": model}, absent=["mask_head.", "proposal_head."])
+        if isinstance(core, PixelSail):
+            return self._load_single_transformer(core)
         if self.visual:
             load_parts(self.visual, {f"core.{part}.": model.get_submodule(part) for part in _VISUAL})
         if self.sam:
@@ -60,6 +67,14 @@ class StartingWeights:
             self._load_tuned_encoder(model, self.tuned_encoder)
         if self.language_model:
             self._load_language_model(model, self.language_model)
+
+    def _load_single_transformer(self, model: PixelSail) -> None:
+        if part := next((part for part in ("visual", "sam", "tuned_encoder") if getattr(self, part)), None):
+            raise ValueError(f"starting weights: a PixelSail has no {part!r}")
+        if self.language_model:
+            from pixel_llm.weights.text_base import load_text_base  # it takes a second, which no other model needs
+
+            load_text_base(model.backbone, self.language_model, model.special)
 
     def _load_sam(self, model: PixelLLM, path: str) -> None:
         parts: dict[str, nn.Module] = {"image_encoder": model.sam_encoder, "prompt_encoder": model.prompt_encoder}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pixel_llm.pixel_sail.visual_prompts import VisualPromptInjection, complaint, painted, unseen
+from pixel_llm.pixel_sail.visual_prompts import VisualPromptInjection, check_symbols, complaint, painted, unseen
 from pixel_llm.structures import VisualPrompts
 
 PATCH, GRID = 4, (5, 6)
@@ -107,4 +107,6 @@ def test_the_first_gradient_reaches_the_map() -> None:
 
 def test_a_symbol_that_the_model_lacks_is_refused_in_one_line() -> None:
     with pytest.raises(ValueError, match=r"^a region is called <Prompt5>, but the model has 5 such symbols$"):
-        VisualPromptInjection(8)(torch.tensor([[5]]), torch.randn(5, 8))
+        check_symbols(regions((0, 5, 0, 0, 4, 4), (0, 1, 0, 0, 4, 4)), 5)
+    check_symbols(regions((0, 5, 0, 0, 4, 4)), 6)
+    check_symbols(regions(), 0)

@@ -8,7 +8,7 @@ import pytest
 from pixel_llm.planning import command
 from pixel_llm.planning.command import split_batch
 from pixel_llm.predictor import build_task
-from tests.runs import tiny_config, tiny_joint_config, write_config
+from tests.runs import tiny_config, tiny_dialogues_config, tiny_joint_config, write_config
 
 
 def test_a_configuration_is_planned(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -35,6 +35,33 @@ def test_a_mixture_is_planned(toy: Path, tmp_path: Path, capsys: pytest.CaptureF
     for source in ("localized_narratives", "referring", "regions"):
         assert f"{source} (33%)" in said
     assert "stage: 100 steps" in said
+
+
+def test_a_single_transformer_is_planned_with_its_teachers(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of sizes that are known without their files; repeats are of the images that are here."""
+    config = tiny_dialogues_config(toy, tmp_path, steps=100)
+    del config["data"]["init_args"]["weights"]
+    config["data"]["init_args"]["repeats"] = [3, 1]
+    file = write_config(tmp_path / "config.yaml", config)
+    command.main(["--config", str(file), "--gpus", "1"])
+    alone = capsys.readouterr().out
+    assert "referring_dialogues (75%): 5 prompts" in alone
+    assert "region_dialogues (25%): 5 prompts" in alone
+    source = {"source": "facebook/sam2.1-hiera-large"}
+    teacher = {"class_path": "pixel_llm.pixel_sail.teachers.Sam2Teacher", "init_args": source}
+    config["model"]["init_args"]["distillation"] = {
+        "class_path": "pixel_llm.pixel_sail.distillation.Distillation", "init_args": {"states_teacher": teacher},
+    }  # fmt: skip
+    command.main(["--config", str(write_config(tmp_path / "taught.yaml", config)), "--gpus", "1"])
+    taught = capsys.readouterr().out
+
+    def forward(said: str) -> float:
+        return float(re.search(r"forward ([0-9.e+-]+) TFLOP", said)[1])
+
+    # four images of 1,024 pixels: 810 GFLOP in the paper's own count of products alone is for each
+    assert 2.0 < forward(taught) - forward(alone) < 8.0
 
 
 def test_features_made_before_and_activation_checkpointing_are_reckoned_with(toy: Path, tmp_path: Path) -> None:

@@ -12,7 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from callbacks.activation_checkpointing import ActivationCheckpointing
 from datamodules.base import ShardDataModule
+from datamodules.dialogues_referring import ReferringDialoguesDataModule
+from datamodules.dialogues_regions import RegionDialoguesDataModule
 from pixel_llm.core.proposal_head import ProposalHead
+from pixel_llm.pixel_sail.distillation import Distillation, FrozenEncoder
 from pixel_llm.planning.step_cost import step_cost
 from pixel_llm.structures import Batch
 from pixel_llm.tasks.base import Task
@@ -21,25 +24,48 @@ from pixel_llm.tasks.referring_localization import ReferringLocalization
 from pixel_llm.tasks.region_captioning import RegionCaptioning
 from pixel_llm.tasks.trace_captioning import TraceCaptioning
 from tests.runs import PROPOSAL_HEAD, tiny_optimizer, tiny_trainer
-from tests.tiny import tiny_core, tiny_git, tiny_t5, toy_narratives, toy_referring, toy_regions
+from tests.tasks.test_dialogues import settings
+from tests.tasks.test_dialogues import task as single_transformer
+from tests.tiny import tiny_core, tiny_git, tiny_sam_encoder, tiny_t5, toy_narratives, toy_referring, toy_regions
 
 
-def referring() -> Task:
+def referring(toy: Path) -> Task:
     return ReferringLocalization(tiny_core(mask_adapter="embedding"), tiny_optimizer(), segment=True)
 
 
-def dense() -> Task:
+def dense(toy: Path) -> Task:
     head = partial(ProposalHead, **PROPOSAL_HEAD["init_args"])
     return DenseCaptioning(tiny_core(proposal_head=head), tiny_optimizer())
 
 
-CASES: dict[str, tuple[Callable[[], Task], Callable[..., ShardDataModule]]] = {
-    "git": (lambda: TraceCaptioning(tiny_core(tiny_git()), tiny_optimizer()), toy_narratives),
-    "lora": (lambda: TraceCaptioning(tiny_core(tiny_t5("lora")), tiny_optimizer()), toy_narratives),
-    "regions": (lambda: RegionCaptioning(tiny_core(), tiny_optimizer()), toy_regions),
+def dialogues(toy: Path) -> Task:
+    teacher = FrozenEncoder(tiny_sam_encoder(), "sam")
+    made = single_transformer(toy, distillation=lambda *widths: Distillation(*widths, lambda: teacher))
+    made.make_training_parts()
+    return made
+
+
+def asked(toy: Path) -> ShardDataModule:
+    return ReferringDialoguesDataModule(**settings(toy))
+
+
+def marked(toy: Path) -> ShardDataModule:
+    return RegionDialoguesDataModule(**settings(toy))
+
+
+CASES: dict[str, tuple[Callable[[Path], Task], Callable[..., ShardDataModule]]] = {
+    "git": (lambda _: TraceCaptioning(tiny_core(tiny_git()), tiny_optimizer()), toy_narratives),
+    "lora": (lambda _: TraceCaptioning(tiny_core(tiny_t5("lora")), tiny_optimizer()), toy_narratives),
+    "regions": (lambda _: RegionCaptioning(tiny_core(), tiny_optimizer()), toy_regions),
     "masks": (referring, partial(toy_referring, masks=True)),
     "dense": (dense, toy_regions),
+    "dialogues with masks": (dialogues, asked),
+    "dialogues about regions": (dialogues, marked),
 }
+
+# torch counts the gradient of a depthwise convolution's weight as if every channel met every other one: of the mask
+# head's, in operations x images x 3 x 3 x cells x pairs of channels
+DENSE_DEPTHWISE = 2 * 4 * 9 * 16**2 * (32 * 32 - 32)
 
 
 def taken(task: Task, batch: Batch) -> tuple[int, int]:
@@ -64,13 +90,15 @@ def taken(task: Task, batch: Batch) -> tuple[int, int]:
 def test_operations_and_memory_are_those_of_a_real_step(toy: Path, name: str) -> None:
     """But for attention: a CPU holds the weights of an attention that has a mask, and counts its gradient."""
     make, data = CASES[name]
-    task, batch = make(), next(iter(data(toy).train_dataloader()))
+    task, batch = make(toy), next(iter(data(toy).train_dataloader()))
     state, weights = torch.get_rng_state(), {n: p.clone() for n, p in task.state_dict().items()}
     cost = step_cost(task, batch)
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(weights[n], p) for n, p in task.state_dict().items())
     assert {p.device.type for p in task.parameters()} == {"cpu"}
     operations, kept = taken(task, batch)
+    if name.startswith("dialogues"):
+        operations -= DENSE_DEPTHWISE
     assert cost.forward + cost.backward == pytest.approx(operations, rel=0.03)
     assert 0.8 * kept < cost.activations < 1.03 * kept
     if name == "git":

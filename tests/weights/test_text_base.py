@@ -7,6 +7,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from pixel_llm.pixel_sail.hugging_face import HuggingFaceBackbone
+from pixel_llm.weights.start import StartingWeights
 from pixel_llm.weights.text_base import load_text_base
 from tests.pixel_sail.models import SPECIAL, WIDTH, asked, canvases, tiny_sail, tiny_transformer
 
@@ -24,6 +25,23 @@ def saved(folder: Path, tied: bool) -> Qwen2ForCausalLM:
         torch.nn.init.normal_(value, std=0.2)
     model.save_pretrained(folder)
     return model
+
+
+def test_starting_weights_name_it(tmp_path: Path) -> None:
+    """And a single transformer's checkpoint; parts that only a PixelLLM has are refused in one line."""
+    saved(tmp_path / "base", tied=True)
+    model, wanted = tiny_sail(), tiny_transformer()
+    load_text_base(wanted, str(tmp_path / "base"), SPECIAL)
+    words = {name: value for name, value in wanted.state_dict().items() if name != "embed_tokens.weight"}
+    StartingWeights(language_model=str(tmp_path / "base")).load(model)
+    assert all(torch.equal(model.backbone.state_dict()[name], value) for name, value in words.items())
+    state = {f"core.{name}": value + 1 for name, value in model.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "a.ckpt")
+    again = tiny_sail()
+    StartingWeights(core=str(tmp_path / "a.ckpt")).load(again)
+    assert all(torch.equal(value, state[f"core.{name}"]) for name, value in again.state_dict().items())
+    with pytest.raises(ValueError, match=r"^starting weights: a PixelSail has no 'tuned_encoder'$"):
+        StartingWeights(tuned_encoder="timm/eva02").load(model)
 
 
 @pytest.mark.parametrize("tied", [True, False])
