@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from pixel_llm.pixel_sail.visual_prompts import check_symbols
 from pixel_llm.special_tokens import SpecialTokens
 from pixel_llm.structures import Batch, Prompts, VisualPrompts
 
@@ -14,9 +15,11 @@ def apart(batch: Batch, special: SpecialTokens) -> Batch:
 
     So an answer does not depend on what else is asked, and no region loses its patches to one that another question
     names. A batch without regions is returned as it is.
+    Raises ValueError with one line for a region that the model has no name for.
     """
     if batch.visual_prompts is None:
         return batch
+    check_symbols(batch.visual_prompts, special.visual_prompts)
     prompts = batch.prompts
     wanted = torch.cat([prompts.image_index[:, None], _named(prompts, special).long()], dim=1)
     rows, row_of = torch.unique_consecutive(wanted, dim=0, return_inverse=True)

@@ -69,7 +69,7 @@ def steps(toy: Path, mesh: DeviceMesh | None = None, rank: int = 0, world: int =
         data.trainer = type("Trainer", (), {"global_rank": rank, "world_size": world})
         task.log = lambda *_, **__: None  # type: ignore[method-assign]
         if isinstance(task, Dialogues):
-            task._make_distillation()
+            task.make_training_parts()
         if mesh is not None:
             shard(task, task.core, mesh)
         found[name] = [step(task, batch, seed) for seed, batch in zip((0, 1), data.train_dataloader(), strict=False)]
