@@ -96,4 +96,5 @@ def test_its_sets_are_repeated_as_published() -> None:
         "pix2cap_referring_train": 2, "pix2cap_train": 10,
         "osprey_detail_description": 10, "osprey_short_form": 1, "osprey_conversation": 1, "osprey_part_level": 1,
         "osprey_lvis_positive_negative": 1, "llava_v1_5_mix665k": 1,
+        "llava_v1_5_mix665k_texts": 1,
     }  # fmt: skip
