@@ -1,5 +1,6 @@
 """A training with its weights shared out over two processes is that of one, and each goes on from the other."""
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,23 @@ def test_joint_training_has_the_same_gradients_where_weights_are_shared_out(toy:
     wanted = joint_gradients(toy)
     assert wanted[0].keys() == wanted[1].keys()
     torch.testing.assert_close(torch.load(tmp_path / "gradients.pt"), wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_strategies_train_in_bfloat16(config: Path) -> None:
+    """At the precision that their files ask for: losses are those of float32 but for rounding."""
+    short = ["--trainer.max_steps", 3, "--trainer.limit_val_batches", 0]
+    one = losses(train(config, "float32", *ONE, *short))
+    for strategy in ("ddp", "fsdp"):
+        over_it = ["--config", CONFIGS / f"{strategy}.yaml", "--trainer.accelerator", "cpu", "--trainer.devices", 1]
+        found = losses(train(config, f"bfloat16_{strategy}", *over_it, *ONE, *short))
+        assert found != one
+        assert found == pytest.approx(one, rel=0.02)
+
+
+def losses(checkpoints: Path) -> list[float]:
+    with (checkpoints.parent / "metrics.csv").open() as file:
+        return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
 
 
 @pytest.mark.slow

@@ -36,6 +36,16 @@ def test_the_same_seed_gives_the_same_training(toy: Path, tmp_path: Path) -> Non
     assert fit(tiny_task(dropout=0.0), toy_narratives(toy), tmp_path, 4) != losses[0]
 
 
+def test_bfloat16_trains_with_clipped_gradients_as_float32_but_for_rounding(toy: Path, tmp_path: Path) -> None:
+    """The precision of all configurations for GPUs."""
+    one, other = (
+        fit(tiny_task(), toy_narratives(toy), tmp_path, 4, precision=precision, gradient_clip_val=1.0)
+        for precision in ("32-true", "bf16-mixed")
+    )
+    assert one != other
+    assert other == pytest.approx(one, rel=0.02)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_resumed_training_goes_on_as_if_nothing_had_been(toy: Path, tmp_path: Path, workers: int) -> None:
     """Six steps are an epoch; it stops within the first one, at its end, and within the second one."""
