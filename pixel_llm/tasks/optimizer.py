@@ -38,9 +38,9 @@ class AdamWSchedule:
         """Optimizer and per-step schedule for the trainable parameters of a module."""
         groups = self.groups([(n, p) for n, p in module.named_parameters() if p.requires_grad])
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas, eps=1e-8, fused=True)
-        # Lightning refuses to clip the gradients of an optimiser that would undo a loss's scaling itself, as the fused
-        # one can, even in bfloat16, where nothing is scaled; without this mark the scaler does it, before the clipping.
-        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        # By default the fused optimiser undoes a loss's scaling itself, after the clipping, for which Lightning refuses to
+        # clip its gradients, even in bfloat16, where nothing is scaled. Without this mark the scaler does it before.
+        optimizer._step_supports_amp_scaling = False
         return optimizer, LambdaLR(optimizer, lambda step: schedule(step, self.warmup_steps, total_steps))
 
     def groups(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> list[dict]:
