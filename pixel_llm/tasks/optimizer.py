@@ -38,8 +38,8 @@ class AdamWSchedule:
         """Optimizer and per-step schedule for the trainable parameters of a module."""
         groups = self.groups([(n, p) for n, p in module.named_parameters() if p.requires_grad])
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas, eps=1e-8, fused=True)
-        # By default the fused optimiser undoes a loss's scaling itself, after the clipping, for which Lightning refuses to
-        # clip its gradients, even in bfloat16, where nothing is scaled. Without this mark the scaler does it before.
+        # By default the fused optimiser undoes a loss's scaling itself, after the clipping; then Lightning refuses to
+        # clip its gradients, even in bfloat16, where nothing is scaled. With this mark the scaler does it before.
         optimizer._step_supports_amp_scaling = False
         return optimizer, LambdaLR(optimizer, lambda step: schedule(step, self.warmup_steps, total_steps))
 
