@@ -33,6 +33,7 @@ class Throughput(L.Callback):
         self.every_n_steps = every_n_steps
         self._flops = StepFlops()
         self._sources: set[str] = set()
+        self._logged: set[str] = set()
         self._reset()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -107,7 +108,10 @@ class Throughput(L.Callback):
         self._sources |= losses.keys()
         for source, loss in losses.items():
             name = f"train/{source}/loss"
-            if len(self._sources) > 1 and "+" not in source and name not in trainer.callback_metrics:
+            if len(self._sources) < 2 or "+" in source:
+                continue
+            if name in self._logged or name not in trainer.callback_metrics:  # else it is the task's own
+                self._logged.add(name)
                 pl_module.log(name, loss, batch_size=1)
 
 
