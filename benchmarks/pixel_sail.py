@@ -27,7 +27,7 @@ from pixel_llm.predictor import Predictor
 SAIL = "pixel_sail/toy.yaml"
 PARTS = {"visual": "pretrain_attributes", "language_model": "pretrain_language_model", "sam": "pretrain_sam"}
 PRETRAINED = {part: f"runs/toy/{run}/checkpoints/last.ckpt" for part, run in PARTS.items()}
-STEPS = 2400
+STEPS = 2000
 REFERRING_STEPS, MASK_STEPS, REGION_STEPS = 1500, 700, 1000
 SPLIT, REGIONS = "toy_unc_test", Path("toy/shards/regions/toy_test")
 IMAGES, QUERIES = sorted(Path("toy/raw/images/test").glob("*.jpg"))[:40], ("the large circle", "the star on the left")
@@ -66,7 +66,7 @@ def main() -> None:
         print(json.dumps(query_cost(args.measure)))
         return
     threads = max(1, cores // args.jobs)
-    jobs: list[Callable[[], None]] = [partial(train, row, threads) for row in reversed(ROWS)]
+    jobs: list[Callable[[], None]] = [partial(train, row, threads) for row in (ROWS[-1], *ROWS[:-1])]
     side_by_side(args.jobs, [jobs[0], partial(train_pixel_llm, threads), *jobs[1:]])
     found = {row.key: sail_figures(row) for row in ROWS}
     found["whole"] |= measured(RUNS / "whole")

@@ -41,6 +41,8 @@ class KeyValues(Past):
 
     Rows are gathered when a layer reads them and not before: of sixteen questions about an image no more than one
     layer's copies of its keys need exist at a time.
+
+    image: how many of the positions are the image's: those of the first pass.
     """
 
     def __init__(
@@ -50,10 +52,12 @@ class KeyValues(Past):
         length: int | None = None,
         rows: Tensor | None = None,
         in_place: bool = False,
+        image: int | None = None,
     ) -> None:
         """keys, values: float[N', heads, room, d] of each layer; the rest as in `LayerPast`."""
         self.keys, self.values, self.rows, self.in_place = keys, values, rows, in_place
         self.length = keys[0].shape[2] if length is None else length
+        self.image = self.length if image is None else image
 
     def layer(self, number: int) -> LayerPast:
         return LayerPast(self.keys[number], self.values[number], self.length, self.rows, self.in_place)
@@ -63,18 +67,18 @@ class KeyValues(Past):
         length = keys[0].shape[2]
         if self.in_place:  # the whole room, of which `extend` gave a part
             keys, values = self.keys, self.values
-        return KeyValues(keys, values, length, in_place=self.in_place)
+        return KeyValues(keys, values, length, in_place=self.in_place, image=self.image)
 
     def select(self, index: Tensor) -> "KeyValues":
         if self.in_place:
             keys, values = ([part[index] for part in parts] for parts in (self.keys, self.values))
-            return KeyValues(keys, values, self.length, in_place=True)
+            return KeyValues(keys, values, self.length, in_place=True, image=self.image)
         rows = index if self.rows is None else self.rows[index]
-        return KeyValues(self.keys, self.values, self.length, rows)
+        return KeyValues(self.keys, self.values, self.length, rows, image=self.image)
 
     def reserve(self, positions: int) -> "KeyValues":
         keys, values = ([self._room(part, positions) for part in parts] for parts in (self.keys, self.values))
-        return KeyValues(keys, values, self.length, in_place=True)
+        return KeyValues(keys, values, self.length, in_place=True, image=self.image)
 
     def _room(self, part: Tensor, positions: int) -> Tensor:
         part = part[:, :, : self.length]

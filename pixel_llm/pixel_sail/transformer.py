@@ -21,6 +21,9 @@ class Transformer(EncoderFreeBackbone):
     """
     vocabulary_size: words and symbols.  width: D.  heads, key_value_heads: of the queries and of what they read.
     feed_forward: width inside the feed-forward half.  rope_base: of the rotary positions.
+    image_penalty: taken from what a text's queries find in its image's keys. A pretrained model has learned to hear its
+        text beside hundreds of patches (0); one from nothing hears so little of each word that it learns for hundreds
+        of steps to do so. About log(patches / words) gives both the same say at first.
     tied: the vocabulary's embedding table is also the output layer.
     """
 
@@ -36,6 +39,7 @@ class Transformer(EncoderFreeBackbone):
         rope_base: float = 1.0e6,
         norm_eps: float = 1e-6,
         tied: bool = True,
+        image_penalty: float = 0.0,
     ) -> None:
         super().__init__()
         if width % heads or heads % key_value_heads:
@@ -47,6 +51,7 @@ class Transformer(EncoderFreeBackbone):
         self.layers = nn.ModuleList(Layer(width, heads, key_value_heads, feed_forward, norm_eps) for _ in range(layers))
         self.norm = nn.RMSNorm(width, eps=norm_eps)
         self.rotary = RotaryPositions.of_base(width // heads, rope_base)
+        self.image_penalty = image_penalty
         self.lm_head = None if tied else nn.Linear(width, vocabulary_size, bias=False)
         self.apply(_start)
         for layer in self.layers:
@@ -60,7 +65,7 @@ class Transformer(EncoderFreeBackbone):
         self, embeddings: Tensor, positions: Tensor, attend: Tensor, past: Past | None
     ) -> tuple[Tensor, KeyValues]:
         before = cast(KeyValues | None, past)
-        angles, mask = self.rotary(positions), self._mask(attend, embeddings)
+        angles, mask = self.rotary(positions), self._mask(attend, embeddings, before.image if before else 0)
         hidden, keys, values = embeddings, [], []
         for number, layer in enumerate(self.layers):
             hidden, key, value = layer(hidden, angles, mask, None if before is None else before.layer(number))
@@ -68,11 +73,15 @@ class Transformer(EncoderFreeBackbone):
             values.append(value)
         return self.norm(hidden), KeyValues(keys, values) if before is None else before.grown(keys, values)
 
-    def _mask(self, attend: Tensor, embeddings: Tensor) -> Tensor:
-        """What the kernel adds, once for all layers, which would each make it of a mask of bools, and keep it."""
+    def _mask(self, attend: Tensor, embeddings: Tensor, image: int) -> Tensor:
+        """What the kernel adds, once for all layers, which would each make it of a mask of bools, and keep it.
+
+        image: so many positions, the first, are the image of a text.
+        """
         kind = embeddings.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else embeddings.dtype
         mask = torch.zeros(attend.shape, dtype=dtype, device=embeddings.device).masked_fill(~attend, -math.inf)
+        mask[:, :, :image] -= self.image_penalty
         return mask[:, None].repeat(1, 1, self.group, 1)
 
     def logits(self, states: Tensor) -> Tensor:

@@ -37,11 +37,14 @@ class AdamWSchedule:
     def build(self, module: nn.Module, total_steps: int) -> tuple[torch.optim.AdamW, LambdaLR]:
         """Optimizer and per-step schedule for the trainable parameters of a module."""
         groups = self.groups([(n, p) for n, p in module.named_parameters() if p.requires_grad])
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas, eps=1e-8, fused=True)
+        optimizer = self.optimizer(groups)
         # By default the fused optimiser undoes a loss's scaling itself, after the clipping; then Lightning refuses to
         # clip its gradients, even in bfloat16, where nothing is scaled. With this mark the scaler does it before.
         optimizer._step_supports_amp_scaling = False
         return optimizer, LambdaLR(optimizer, lambda step: schedule(step, self.warmup_steps, total_steps))
+
+    def optimizer(self, groups: list[dict]) -> torch.optim.AdamW:
+        return torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas, eps=1e-8, fused=True)
 
     def groups(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> list[dict]:
         """Parameter groups of equal learning rate and weight decay."""

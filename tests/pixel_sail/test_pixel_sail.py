@@ -1,6 +1,7 @@
 """What sees what, and that batches, caches and passes change nothing."""
 
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -28,9 +29,9 @@ QUESTIONS = [[5, 6, 7], [8], [9, 10, 11, 12], [13, 14]]
 ANSWERS = [[1, 20, 21, 2], [1, 22, 2], [1, 23, 24, SPECIAL.seg, 2], [1, 2]]
 
 
-@pytest.fixture(scope="module")
-def model() -> PixelSail:
-    return tiny_sail()
+@pytest.fixture(scope="module", params=[0.0, 1.5])
+def model(request: pytest.FixtureRequest) -> PixelSail:
+    return tiny_sail(tiny_transformer(image_penalty=request.param))
 
 
 def whole_sequence(model: PixelSail, image: Tensor, text: list[int]) -> Tensor:
@@ -46,7 +47,15 @@ def whole_sequence(model: PixelSail, image: Tensor, text: list[int]) -> Tensor:
     positions = torch.tensor([[7, *place] for place in places])  # the time axis has no effect
     attend = torch.ones(len(places), len(places), dtype=torch.bool).tril()
     attend[: len(symbols), : len(symbols)] = True
-    return model.backbone(embeddings[None], positions[None], attend[None], None)[0][0]
+    plain = model.backbone._mask
+
+    def penalised(*asked: Any) -> Tensor:
+        mask = plain(*asked)
+        mask.unflatten(2, (-1, len(places)))[..., len(symbols) :, : len(symbols)] -= model.backbone.image_penalty
+        return mask
+
+    with patch.object(model.backbone, "_mask", penalised):
+        return model.backbone(embeddings[None], positions[None], attend[None], None)[0][0]
 
 
 def test_positions_of_the_drawn_example() -> None:
