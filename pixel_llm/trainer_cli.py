@@ -146,6 +146,8 @@ def silence() -> None:
     warnings.filterwarnings("ignore", r"(?s).*there is no last checkpoint available")  # it begins anew, as documented
     warnings.filterwarnings("ignore", r"Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # the frozen SAM is meant to be
+    warnings.filterwarnings("ignore", r"It is recommended to use `self\.log\(.*sync_dist")  # figures are of all
+    warnings.filterwarnings("ignore", r"(?s)Grad strides do not match bucket view strides")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
 
 
