@@ -21,9 +21,15 @@ def attributes_right(predictions: Path, shards: Path) -> float:
 
     predictions: a `test.jsonl` of region captioning.
     """
+    return float(kinds_right(predictions, shards).all(1).mean())
+
+
+def kinds_right(predictions: Path, shards: Path) -> np.ndarray:
+    """bool[regions, 3], whether colour, size and shape are named as in the true sentence; arguments as above."""
     true = {f"{split}/{r.region_id}": r.phrase for split, _, regions in read_images(shards) for r in regions}
     said = {row["key"]: row["caption"] for row in map(json.loads, predictions.read_text().splitlines())}
-    return float(np.mean([attributes(said[key]) == attributes(phrase) for key, phrase in true.items()]))
+    pairs = [(attributes(said[key]), attributes(phrase)) for key, phrase in true.items()]
+    return np.array([[one == other for one, other in zip(*pair, strict=True)] for pair in pairs])
 
 
 def attributes(sentence: str) -> list[set[str]]:
