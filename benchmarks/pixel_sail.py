@@ -186,7 +186,7 @@ def document(ladder: dict[str, Figures], toy: Figures, other: Figures) -> str:
         table(["", *names, "minutes"], additions),
         table(["", *names, "minutes", "parameters, M", "ms per query", "memory, MB"], beside),
     ]
-    return f"{first}\n{tables[0]}\n{second}\n{tables[1]}"
+    return f"{first}\n\n{tables[0]}\n{second}\n{tables[1]}"
 
 
 HEAD = """# The single transformer on the toy world
@@ -198,7 +198,7 @@ regions shown to the model by a box.
 ## What the additions bring
 
 `configs/pixel_sail/toy.yaml` for {steps} steps in one process, each row with one more of the paper's additions; on one
-core each, two rows at a time.
+core each, two rows at a time. Minutes are those of the clock.
 ---
 ## Beside PixelLLM
 
