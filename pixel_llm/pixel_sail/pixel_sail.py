@@ -29,6 +29,7 @@ from pixel_llm.core.decoding import Decoded, DecodingRule, decode
 from pixel_llm.pixel_sail.backbone import EncoderFreeBackbone, Past
 from pixel_llm.pixel_sail.mask_head import MaskHead
 from pixel_llm.pixel_sail.patch_embedding import PatchEmbedding
+from pixel_llm.pixel_sail.text_rows import TextRows
 from pixel_llm.pixel_sail.visual_prompts import VisualPromptInjection, check_symbols, painted, unseen
 from pixel_llm.special_tokens import SpecialTokens
 from pixel_llm.structures import Prompts, VisualPrompts
@@ -58,7 +59,8 @@ class SailImages:
 class SailOutputs:
     """What the model says with the true answer as its input.
 
-    logits: float[P, T, V]; row t predicts token t + 1.  hidden: float[P, T, D], the state after reading token t.
+    logits: float[P, T, V]; row t predicts token t + 1.  hidden: float[P, T, D], the state after reading token t, 0 in
+        the padding.
     """
 
     logits: Tensor
@@ -160,10 +162,14 @@ class PixelSail(nn.Module):
 
     def forward(self, images: SailImages, prompts: Prompts, tokens: Tensor) -> SailOutputs:
         """Teacher forcing on answers int[P, T]: <bos> w1 .. wn </s>, padded at the end."""
-        context = self._context(prompts)
-        valid = torch.cat([self._words(context), torch.ones_like(tokens, dtype=torch.bool)], dim=1)
-        states, _, _ = self._read(images, prompts.image_index, torch.cat([context, tokens], dim=1), valid)
-        hidden = states[:, context.shape[1] :].clone()  # FSDP hangs hooks on outputs, which it wants to be no views
+        context, index = self._context(prompts), prompts.image_index
+        valid = torch.cat([self._words(context), self._words(tokens)], dim=1)
+        rows = TextRows.of(index, valid, len(images.valid))
+        embeddings = self.backbone.embed(rows.pack(torch.cat([context, tokens], dim=1), self.pad_id))
+        positions = images.next_position[:, None] + rows.step.clamp(min=0)
+        attend = torch.cat([images.valid[:, None].expand(-1, rows.text.shape[1], -1), rows.attend()], dim=2)
+        states, _ = self.backbone(embeddings, positions[..., None].expand(-1, -1, 3), attend, images.past)
+        hidden = rows.unpack(states, context.shape[1])
         return SailOutputs(self.backbone.logits(hidden), hidden)
 
     def _context(self, prompts: Prompts) -> Tensor:
@@ -174,27 +180,6 @@ class PixelSail(nn.Module):
     def _words(self, context: Tensor) -> Tensor:
         """bool[P, C], False in the padding at the end; a token equal to it before the last word is no padding."""
         return (context != self.pad_id).flip(1).cumsum(1).flip(1) > 0
-
-    def _read(
-        self, images: SailImages, image_index: Tensor, tokens: Tensor, valid: Tensor, room: int = 0
-    ) -> tuple[Tensor, Past, Tensor]:
-        """Read texts int[P, L] on their images; valid: bool[P, L], False for what is no part of a text.
-
-        room: for so many more positions, see `Past.reserve`.
-        Returns states float[P, L, D], the past, and bool[P, N + 2 + L], which of its positions a further one sees.
-        """
-        past = images.past.select(image_index)
-        if room:
-            past = past.reserve(tokens.shape[1] + room)
-        steps = tokens.shape[1]
-        causal = torch.ones(steps, steps, dtype=torch.bool, device=tokens.device).tril()
-        itself = torch.eye(steps, dtype=torch.bool, device=tokens.device)
-        seen = images.valid[image_index]
-        attend = torch.cat([seen[:, None].expand(-1, steps, -1), causal & valid[:, None] | itself], dim=2)
-        positions = images.next_position[image_index, None] + (valid.cumsum(1) - 1).clamp(min=0)
-        embeddings = self.backbone.embed(tokens)
-        states, past = self.backbone(embeddings, positions[..., None].expand(-1, -1, 3), attend, past)
-        return states, past, torch.cat([seen, valid], dim=1)
 
     @torch.no_grad()
     def generate(self, images: SailImages, prompts: Prompts, rule: DecodingRule) -> Decoded:
@@ -224,13 +209,20 @@ class _Answering:
         self.width, self.eos_id, self.pad_id = model.backbone.width, model.eos_id, model.pad_id
 
     def start(self, prompts: Prompts) -> _Answer:
+        """Read the questions, each on a copy of its image's cache with room for the answer."""
         context, index = self.model._context(prompts), prompts.image_index
         words = self.model._words(context)
+        past = self.images.past.select(index).reserve(context.shape[1] + self.max_tokens)
+        seen, first = torch.cat([self.images.valid[index], words], dim=1), self.images.next_position[index]
         if context.shape[1]:
-            _, past, seen = self.model._read(self.images, index, context, words, self.max_tokens)
-        else:
-            past, seen = self.images.past.select(index).reserve(self.max_tokens), self.images.valid[index]
-        return _Answer(past, seen, self.images.next_position[index] + words.sum(1))
+            steps, positions = words.shape[1], first[:, None] + (words.cumsum(1) - 1).clamp(min=0)
+            causal = torch.ones(steps, steps, dtype=torch.bool, device=words.device).tril()
+            itself = torch.eye(steps, dtype=torch.bool, device=words.device)
+            image = self.images.valid[index, None].expand(-1, steps, -1)
+            attend = torch.cat([image, causal & words[:, None] | itself], dim=2)
+            embeddings = self.model.backbone.embed(context)
+            _, past = self.model.backbone(embeddings, positions[..., None].expand(-1, -1, 3), attend, past)
+        return _Answer(past, seen, first + words.sum(1))
 
     def step(self, state: _Answer, tokens: Tensor) -> Tensor:
         backbone = self.model.backbone

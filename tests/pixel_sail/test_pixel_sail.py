@@ -178,7 +178,7 @@ def test_padding_may_be_a_token_that_questions_contain(model: PixelSail) -> None
     answer = torch.tensor([[1, 20, 2]])
     expected = model(model.encode_images(images, sizes), asked([0], [question]), answer)
     found = twin(twin.encode_images(images, sizes), ends, answer)
-    torch.testing.assert_close(found.logits, expected.logits)
+    torch.testing.assert_close(found.logits[:, :-1], expected.logits[:, :-1])  # behind the end nothing is said
 
 
 @pytest.mark.parametrize("side", [(0, 0), (8, 8)])
