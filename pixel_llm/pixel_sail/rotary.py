@@ -10,6 +10,8 @@ The first d/4 of a head's d/2 pairs, which turn fast, turn by the row, the other
 A pair is made of the dimensions i and i + d/2, as in transformers.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -49,5 +51,25 @@ class RotaryPositions(nn.Module):
 def rotate(values: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
     """float[N, heads, L, d], turned by the cosine and sine (float[N, L, d] each) of their positions' angles."""
     cosine, sine = (part[:, None].to(values.dtype) for part in angles)
-    first, second = values.chunk(2, dim=-1)
-    return values * cosine + torch.cat([-second, first], dim=-1) * sine
+    return _Turn.apply(values, cosine, sine)
+
+
+class _Turn(torch.autograd.Function):
+    """Written out since autograd would keep and pass over four copies of the values."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        ctx.save_for_backward(cosine, sine)
+        return _turned(values, cosine, sine)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        cosine, sine = ctx.saved_tensors
+        return _turned(gradients[0], cosine, -sine), None, None
+
+
+def _turned(values: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    (first, second), (one, other), turned = values.chunk(2, -1), sine.chunk(2, -1), values * cosine
+    turned[..., : first.shape[-1]].addcmul_(second, one, value=-1)
+    turned[..., first.shape[-1] :].addcmul_(first, other)
+    return turned

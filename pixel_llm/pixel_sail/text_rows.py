@@ -1,7 +1,7 @@
 """The texts of an image behind each other in one row, where none sees another.
 
-Of texts of unequal length little is then padding, and the keys of an image are read where they are: a row of its own for
-each text would need a copy of them.
+Of texts of unequal length little is then padding, and the keys of an image are read where they are: a row of its own
+for each text would need a copy of them.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,8 @@ class TextRows:
         step = valid.cumsum(1) - 1
         place = torch.where(valid, image_index[:, None] * width + start[:, None] + step, images * width)
         number = torch.arange(len(valid), device=valid.device)[:, None].expand_as(valid)
-        return cls(*(_laid_out(values, place, -1, (images, width)) for values in (number, step)), place)
+        text, steps = (_laid_out(values, place, -1, (images, width)) for values in (number, step))
+        return cls(text, steps, place)
 
     def pack(self, words: Tensor, empty: int) -> Tensor:
         """int[P, L] -> int[B, W], `empty` where there is no word."""

@@ -26,6 +26,13 @@ def test_products_depend_on_distances_along_rows_and_columns() -> None:
     assert not torch.allclose(scores(places), scores(places.flip(1)), atol=1e-2)
 
 
+def test_gradients_are_those_of_turning() -> None:
+    random = torch.Generator().manual_seed(0)
+    values = torch.randn(2, 3, 4, 8, dtype=torch.float64, generator=random, requires_grad=True)
+    angles = RotaryPositions.of_base(8, 100.0)(torch.randint(0, 9, (2, 4, 3), generator=random))
+    assert torch.autograd.gradcheck(lambda turned: rotate(turned, angles), values)
+
+
 def test_a_head_that_the_sections_do_not_divide_is_refused() -> None:
     with pytest.raises(ValueError, match="6 dimensions, which do not go into 4"):
         RotaryPositions.of_base(6, 10.0)
