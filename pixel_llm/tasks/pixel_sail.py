@@ -180,11 +180,12 @@ class Dialogues(Task):
         return self.mask_loss(logits, truth, batch.sizes[index]), anywhere(segments)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        batch = apart(batch, self.core.special)
         self.loss(batch, "val")
         self._score(batch)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, list[Any]]:
-        return {"predictions": self._score(batch)}
+        return {"predictions": self._score(apart(batch, self.core.special))}
 
     def on_validation_epoch_end(self) -> None:
         for _ in self._figures("val"):
@@ -201,8 +202,8 @@ class Dialogues(Task):
 
     @torch.no_grad()
     def _score(self, batch: Batch) -> list[Any]:
-        kind, batch = self._kind(batch), apart(batch, self.core.special)
-        images = self.read(batch)
+        """Answer a batch whose questions stand `apart`, and keep what the figures need."""
+        kind, images = self._kind(batch), self.read(batch)
         predictions = self._answer(images, batch, kind)
         kind.update(batch, predictions)
         self._regions_lost += len(images.unseen)

@@ -106,6 +106,20 @@ def test_all_kinds_are_evaluated(toy: Path, tmp_path: Path, capsys: pytest.Captu
             assert colour in {found for _, found in picture.getcolors(10**6)}
 
 
+def test_validation_measures_each_question_beside_its_own_regions_alone(toy: Path, tmp_path: Path) -> None:
+    """As they are answered: a loss beside all regions of an image would rise while the answers get better."""
+    model, data = task(toy), RegionDialoguesDataModule(**settings(toy))
+    torch.nn.init.normal_(model.core.visual_prompts.linear.weight)
+    trainer = tiny_trainer(tmp_path, 1, limit_val_batches=1)
+    [figures] = trainer.validate(model, data, verbose=False)
+    batch = next(iter(data.val_dataloader()))
+    model.log_losses = lambda *_: None
+    with torch.no_grad():
+        beside, alone = (model.loss(asked, "val") for asked in (batch, apart(batch, model.core.special)))
+    assert figures["val/words"] == pytest.approx(alone.item(), rel=1e-4)
+    assert abs(beside - alone) > 1e-3
+
+
 def test_a_table_says_how_many_expressions_were_asked(
     toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
