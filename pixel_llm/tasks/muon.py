@@ -1,10 +1,11 @@
-"""Muon for the matrices inside a transformer's layers, AdamW for everything else (Jordan et al. 2024; Liu et al. 2025).
+"""Muon for the matrices between a model's layers, AdamW for everything else (Jordan et al. 2024; Liu et al. 2025).
 
 A matrix moves by the nearest orthogonal one to its gradients' running mean, so in all its directions alike, where AdamW
 follows the few that are already strong. Its steps are scaled to be as large as AdamW's are, so both share one rate.
+A convolution's weight is the matrix that maps what it sees of its input to its output.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -21,23 +22,30 @@ _ADAMW_SIZE = 0.2  # root mean square of AdamW's steps in units of its rate, as 
 class MuonSchedule(AdamWSchedule):
     """How a task's parameters are optimised: `AdamWSchedule`, with Muon for the matrices inside layers.
 
-    matrices: part of the names of what Muon takes.  momentum: of its running mean.
+    matrices: parts of the names of what Muon takes. Vectors under these names, and convolutions that see one channel
+        at a time, remain AdamW's.
+    momentum: of its running mean.
     Other arguments: see `AdamWSchedule`; `betas` are AdamW's alone.
     """
 
-    def __init__(self, *, matrices: str = "backbone.layers.", momentum: float = 0.95, **shared: Any) -> None:
+    def __init__(
+        self, *, matrices: Sequence[str] = ("backbone.layers.",), momentum: float = 0.95, **shared: Any
+    ) -> None:
         super().__init__(**shared)
         self.matrices, self.momentum = matrices, momentum
 
     def groups(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> list[dict]:
         parameters = list(parameters)
-        inside = [(name, value) for name, value in parameters if value.ndim == 2 and self.matrices in name]
+        inside = [(name, value) for name, value in parameters if self._is_matrix(name, value)]
         names = {name for name, _ in inside}
         others = [(name, value) for name, value in parameters if name not in names]
         return [
             *({**group, "momentum": None} for group in super().groups(others)),
             *({**group, "momentum": self.momentum} for group in super().groups(inside)),
         ]
+
+    def _is_matrix(self, name: str, value: Tensor) -> bool:
+        return value.ndim > 1 and value.shape[1] > 1 and any(part in name for part in self.matrices)
 
     def optimizer(self, groups: list[dict]) -> torch.optim.AdamW:
         return Muon(groups, lr=self.learning_rate, betas=self.betas, eps=1e-8, fused=True)
@@ -70,11 +78,13 @@ class Muon(torch.optim.AdamW):
             state["step"], state["mean"] = torch.zeros(()), torch.zeros_like(matrix)  # AdamW's loading asks for a step
         state["step"] += 1
         mean = state["mean"].lerp_(matrix.grad, 1 - group["momentum"])
-        towards = orthogonal(_whole(matrix.grad.lerp(mean, group["momentum"])))  # Nesterov's look ahead
+        ahead = _whole(matrix.grad.lerp(mean, group["momentum"]))  # Nesterov's look ahead
+        size = max(ahead.flatten(1).shape)
+        towards = orthogonal(ahead.flatten(1)).view_as(ahead)
         if isinstance(matrix, DTensor):
             towards = distribute_tensor(towards, matrix.device_mesh, matrix.placements)
         matrix.mul_(1 - group["lr"] * group["weight_decay"])
-        matrix.add_(towards, alpha=-group["lr"] * _ADAMW_SIZE * max(matrix.shape) ** 0.5)
+        matrix.add_(towards, alpha=-group["lr"] * _ADAMW_SIZE * size**0.5)
 
 
 def _whole(value: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def trained(optimised: AdamWSchedule, steps: int, model: nn.Module | None = None
 
 
 def muon() -> MuonSchedule:
-    return MuonSchedule(matrices="layers.", **SETTINGS)
+    return MuonSchedule(matrices=["layers."], **SETTINGS)
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (8, 24), (24, 8)])
@@ -84,6 +84,35 @@ def test_matrices_move_as_by_the_library_and_the_others_as_by_adamw() -> None:
     for name in ("layers.0.weight", "layers.1.weight"):
         wanted = model.state_dict()[name] - begin[name]
         assert (found[name] - begin[name] - wanted).norm() < 0.05 * wanted.norm()
+
+
+class Patches(nn.Module):
+    """A convolution of patches, or the linear layer that does the same."""
+
+    def __init__(self, convolution: bool) -> None:
+        super().__init__()
+        weight = torch.randn(8, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+        self.layers = nn.Conv2d(3, 8, 2, 2) if convolution else nn.Linear(12, 8)
+        self.layers.weight = nn.Parameter(weight if convolution else weight.flatten(1))
+        nn.init.zeros_(self.layers.bias)
+        self.depthwise = nn.Conv2d(8, 8, 1, groups=8)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        images = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(int(tokens[0])))
+        if isinstance(self.layers, nn.Linear):
+            images = nn.functional.unfold(images, 2, stride=2).transpose(1, 2)
+        return self.layers(images).tanh().square().sum()
+
+
+def test_a_convolution_moves_as_the_matrix_that_it_is() -> None:
+    found, wanted = (trained(muon(), 3, Patches(convolution)) for convolution in (True, False))
+    torch.testing.assert_close(found["layers.weight"].flatten(1), wanted["layers.weight"])
+
+
+def test_convolutions_of_single_channels_are_adamws() -> None:
+    optimizer, _ = MuonSchedule(matrices=[""], **SETTINGS).build(Patches(convolution=True), 10)
+    [inside] = [group["params"] for group in optimizer.param_groups if group["momentum"] is not None]
+    assert [value.shape for value in inside] == [(8, 3, 2, 2)]
 
 
 def test_a_run_goes_on_from_what_was_kept() -> None:
