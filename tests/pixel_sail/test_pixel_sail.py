@@ -142,12 +142,14 @@ def test_answers_of_a_batch_are_those_of_each_alone(model: PixelSail, beams: int
         torch.testing.assert_close(together.scores[row], single.scores[0], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("questions", [ASKED, None])
-@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize(("questions", "beams", "side"), [
+    (ASKED, 1, (64, 48)), (ASKED, 3, (64, 48)), (None, 1, (64, 48)), (None, 3, (64, 48)),
+    (ASKED, 1, (66, 45)),  # ends within a patch
+])  # fmt: skip
 def test_decoding_with_the_cache_equals_reading_the_answer_again(
-    model: PixelSail, beams: int, questions: list[list[int]] | None
+    model: PixelSail, questions: list[list[int]] | None, beams: int, side: tuple[int, int]
 ) -> None:
-    images, sizes = canvases(*MIXED, side=(64, 48))
+    images, sizes = canvases(*MIXED, side=side)
     read, prompts = model.encode_images(images, sizes), asked(INDEX, questions)
     found = model.generate(read, prompts, DecodingRule(max_tokens=10, beams=beams))
     again = model(read, prompts, found.tokens[:, :-1])
