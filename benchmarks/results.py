@@ -52,7 +52,10 @@ AIMS = {
     "dense.detection_map": "at least 0.70",
     "regions.attributes_right": "at least 0.90",
     "pixel_sail.ciou": "at least 0.70",
+    "pixel_sail.ciou_plain": "clearly below pixel_sail.ciou_ladder",
     "pixel_sail.attributes_right": "at least 0.85",
+    "pixel_sail.attributes_right_no_prompt": "near chance",
+    "pixel_sail.minutes": "at most 20",
     "regions.attributes_right_roialign": "beside regions.attributes_right_prompt",
 }
 
@@ -254,7 +257,9 @@ def write(figures: Figures, minutes: dict[str, float]) -> None:
         f"with the sentences of all detections dealt out anew. `regions`: `{REGIONS}` for {REGION_STEPS} steps after "
         "`dense`; `attributes_right` is the share of boxes whose sentence names colour, size and shape right. "
         f"`_prompt` and `_roialign` are `configs/ablations/extractor_*.yaml` for {EXTRACTOR_STEPS} steps from "
-        f"pretrained encoders and language model, mean and standard deviation of {len(EXTRACTOR_SEEDS)} seeds.",
+        f"pretrained encoders and language model, mean and standard deviation of {len(EXTRACTOR_SEEDS)} seeds. "
+        "`pixel_sail` and `torture` are of benchmarks of their own: [pixel_sail.md](pixel_sail.md), "
+        "[torture.md](torture.md).",
         "",
         "| key | value | wanted |",
         "|---|---|---|",

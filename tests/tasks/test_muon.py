@@ -1,5 +1,6 @@
 """Muon's steps against torch's own, AdamW's beside them, and what a training keeps of them."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,8 @@ class Patches(nn.Module):
 
     def __init__(self, convolution: bool) -> None:
         super().__init__()
-        weight = torch.randn(8, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+        torch.manual_seed(0)
+        weight = torch.randn(8, 3, 2, 2)
         self.layers = nn.Conv2d(3, 8, 2, 2) if convolution else nn.Linear(12, 8)
         self.layers.weight = nn.Parameter(weight if convolution else weight.flatten(1))
         nn.init.zeros_(self.layers.bias)
@@ -136,11 +138,12 @@ def test_a_run_goes_on_from_what_was_kept() -> None:
 
 def sharded(rank: int, folder: str) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    model = Model()
-    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
-    found = trained(muon(), 3, model)
-    for name, value in trained(muon(), 3).items():
-        torch.testing.assert_close(found[name].full_tensor(), value, atol=1e-6, rtol=1e-5)
+    for make in (Model, partial(Patches, True)):
+        model = make()
+        fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+        found = trained(muon(), 3, model)
+        for name, value in trained(muon(), 3, make()).items():
+            torch.testing.assert_close(found[name].full_tensor(), value, atol=1e-6, rtol=1e-5)
     distributed.destroy_process_group()
 
 
