@@ -1,5 +1,7 @@
 """What a person asks a single transformer about a photo, as questions of a dialogue."""
 
+import logging
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,26 +18,34 @@ from pixel_llm.coordinates import box_original_px_to_01
 from pixel_llm.run_lengths import mask_box
 from pixel_llm.structures import Reference
 
+log = logging.getLogger(__name__)
+
 
 def segmenting(chat: ChatText, query: str, key: str, max_tokens: int) -> Question:
-    """Asks for the pixels of what a query names. Raises ValueError with one line for an empty query."""
+    """Asks for the pixels of what a query names. What is too long for max_tokens is cut and logged.
+
+    Raises ValueError with one line for an empty query.
+    """
     if not query.strip():
         raise ValueError(f"query {key} is empty")
     ids = chat.encode(SEGMENT[0], sentence=said(query))
-    return Question(Reference(key, query), context=chat.context([ids], max_tokens))
+    context = chat.context([ids], max_tokens)
+    if lost := len(ids) + 1 - len(context):
+        shown = textwrap.shorten(query, 60, placeholder=" ...")
+        log.warning("query %r is %d tokens too long: its first words are not read", shown, lost)
+    return Question(Reference(key, query), context=context)
 
 
 def describing(chat: ChatText, marks: Sequence[Tensor], name: str, max_tokens: int) -> list[Question]:
-    """Asks what each region is, by a name of its own.
+    """Asks what each region is, all by the same name: each is for an image of its own.
 
     marks: bool[h, w] each, over the view's pixels.
     """
-    prompts = [VisualPrompt(number, mark) for number, mark in enumerate(marks)]
+    ids = chat.encode(DESCRIBE_REGION[0].replace("<PromptK>", prompt_name(0)))
     questions = []
-    for number in range(len(marks)):
-        ids = chat.encode(DESCRIBE_REGION[0].replace("<PromptK>", prompt_name(number)))
-        question = Question(Reference(f"{name}/{number + 1}", ""), context=chat.context([ids], max_tokens))
-        question.visual_prompts = prompts
+    for number, mark in enumerate(marks, 1):
+        question = Question(Reference(f"{name}/{number}", ""), context=chat.context([ids], max_tokens))
+        question.visual_prompts = [VisualPrompt(0, mark)]
         questions.append(question)
     return questions
 

@@ -68,11 +68,20 @@ def read_mask(file: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
         if isinstance(error, OSError) and error.errno:
             raise
         raise ValueError(f"mask {file}: {reason(error)}") from None
-    if values.shape != size:
-        raise ValueError(f"mask {file}: {values.shape[1]} x {values.shape[0]} pixels, for a {_photo(size)}")
-    mask = values * 2 > values.max()
+    return checked_mask(values * 2 > values.max(), size, f"mask {file}")
+
+
+def checked_mask(mask: NDArray[np.bool_], size: tuple[int, int], name: str = "mask") -> NDArray[np.bool_]:
+    """bool[h, w] that marks a region of a photo of (height, width); ValueError with one line, which begins with the
+    name, for what is no such array, or marks nothing.
+    """
+    mask = np.asarray(mask)
+    if mask.ndim != 2 or mask.dtype != np.bool_:
+        raise ValueError(f"{name}: {mask.dtype} of shape {list(mask.shape)}, not bool of height and width")
+    if mask.shape != size:
+        raise ValueError(f"{name}: {mask.shape[1]} x {mask.shape[0]} pixels, for a {_photo(size)}")
     if not mask.any():
-        raise ValueError(f"mask {file}: marks nothing, all of it is black")
+        raise ValueError(f"{name}: marks nothing")
     return mask
 
 

@@ -15,7 +15,7 @@ _OWN_VERBS = {
     "prepare": "raw annotations and images, or the toy world -> shards",
     "caption": "say what is in a photo, and where each word is",
     "refer": "find what a sentence means in a photo: its box and its mask",
-    "describe": "say what is in boxes of a photo, or where clicks are",
+    "describe": "say what is in boxes of a photo, where clicks are, or what masks mark",
     "dense": "find the objects of a photo and say what each is",
     "inspect": "what a checkpoint is of, and its parts",
     "export": "a checkpoint -> a folder with safetensors, configuration and tokenizer",

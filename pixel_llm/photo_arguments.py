@@ -35,15 +35,15 @@ def describe_options(arguments: Sequence[str]) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "--mask", type=Path, action="append", default=[], metavar="FILE",
-        help="a picture of the photo's size, white where the region is and black elsewhere; may be repeated",
+        help="a picture of the photo's size, white where the region is and black elsewhere, for a single transformer; "
+        "may be repeated",
     )  # fmt: skip
     options = _parse(parser, arguments)
     if not options.box and not options.point and not options.mask:
         asked = "give a --box X0 Y0 X1 Y1 or a --point X Y in pixels of the photo, or a --mask FILE"
         raise ValueError(f"nothing is asked: {asked}")
     for file in options.mask:
-        if not file.is_file():
-            raise FileNotFoundError(f"no such file: {file}")
+        _check_file(file)
     return options
 
 
@@ -62,7 +62,7 @@ def _parser(verb: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("image", type=Path, help="the photo")
     parser.add_argument("--checkpoint", type=Path, required=True, help="a .ckpt file or the folder of a run")
     parser.add_argument("--out", type=Path, help="picture to write, with the answer drawn over the photo")
-    parser.add_argument("--json", type=Path, help="file for the answer; boxes are in pixels of the photo")
+    parser.add_argument("--json", type=Path, help="file for the answer; boxes and masks are in the photo's pixels")
     parser.add_argument("--device", help="such as cpu or cuda:1 (a GPU if there is one)")
     return parser
 
@@ -73,10 +73,18 @@ def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argpars
     for file in (options.out, options.json):
         if file and not file.parent.is_dir():
             raise FileNotFoundError(f"{file}: there is no folder {file.parent}")
+        if file and file.is_dir():
+            raise ValueError(f"{file}: a folder, give a file to write")
     if options.out and options.out.suffix.lower() not in Image.registered_extensions():
         raise ValueError(f"{options.out}: no kind of picture that can be written (.png and .jpg are)")
-    if not options.image.is_file():
-        raise FileNotFoundError(f"no such file: {options.image}")
+    _check_file(options.image)
     if not options.checkpoint.exists():
         raise FileNotFoundError(f"no checkpoint at {options.checkpoint}")
     return options
+
+
+def _check_file(file: Path) -> None:
+    if file.is_dir():
+        raise ValueError(f"{file}: a folder, give a file")
+    if not file.is_file():
+        raise FileNotFoundError(f"no such file: {file}")

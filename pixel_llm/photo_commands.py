@@ -61,7 +61,8 @@ def describe(options: Namespace) -> None:
         CaptionedBox(number, answer.box, answer.caption, **marks)
         for number, (answer, marks) in enumerate(zip(said, shown, strict=True), 1)
     ]
-    sys.stdout.write("".join(f"{_place(box)}: {box.caption}\n" for box in boxes))
+    places = [*map(_place, boxes[: len(boxes) - len(masks)]), *(f"mask {file}" for file in options.mask)]
+    sys.stdout.write("".join(f"{place}: {box.caption}\n" for place, box in zip(places, boxes, strict=True)))
     _write_json([asdict(answer) for answer in said], options.json)
     _draw_boxes(data, name, View(name, boxes), options.out)
 

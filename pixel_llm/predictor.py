@@ -21,7 +21,7 @@ from datamodules.samples import Question, Sample, collate
 from datamodules.tokenizer import Tokenizer
 from datamodules.views import View, decode_jpeg, whole_view
 from pixel_llm.asked_dialogues import clicks_mark, describing, mask_mark, segmenting
-from pixel_llm.asked_places import Click, checked_box, checked_clicks, click_shares, spanned
+from pixel_llm.asked_places import Click, checked_box, checked_clicks, checked_mask, click_shares, spanned
 from pixel_llm.coordinates import Box, box_original_px_to_01
 from pixel_llm.run_lengths import encoded, mask_box
 from pixel_llm.structures import Batch, Prediction, Reference, ReferringPrediction, RegionPrediction
@@ -86,7 +86,7 @@ class Predictor:
         asked = [queries] if isinstance(queries, str) else queries
         if isinstance(self.task, Dialogues):
             return self._segment(self.task, self._view(image, name), asked, name)
-        task = self._task(ReferringLocalization, "regress the boxes of queries", "referring")
+        task = self._task(ReferringLocalization, "find what queries name", "referring/ or configs/pixel_sail")
         questions = [self._ask(query, f"{name}/{i}") for i, query in enumerate(asked, 1)]
         if not questions:
             return []
@@ -107,14 +107,15 @@ class Predictor:
 
         boxes: x0 y0 x1 y1 in pixels of the photo.  points: clicks xy on one thing, which get one answer for all of
         them, whose box is the one that they span.  masks: bool[H, W] over the photo, for a single transformer.
-        Raises ValueError with one line for boxes and clicks that cannot be meant, see `checked_box`.
+        Raises ValueError with one line for boxes, clicks and masks that cannot be meant, see `asked_places`.
         """
         view = self._view(image, name)
         size = view.original_size
         places, clicks = [checked_box(box, size) for box in boxes], checked_clicks(points, size)
+        masks = [checked_mask(mask, size, f"mask {number}") for number, mask in enumerate(masks, 1)]
         if isinstance(self.task, Dialogues):
             return self._describe_marked(self.task, view, places, clicks, masks, name)
-        task = self._task(RegionTask, "caption regions", "region_captioning")
+        task = self._task(RegionTask, "caption regions", "region_captioning/ or configs/pixel_sail")
         if masks:
             raise ValueError(f"{self.path}: of a model that is asked by boxes or clicks, not by masks")
         kinds = [[self._place(box_original_px_to_01(box, size)) for box in places]]  # a batch has prompts of one kind
@@ -162,6 +163,8 @@ class Predictor:
     ) -> list[ReferringPrediction]:
         length = self._settings("ReferringDialoguesDataModule")["max_context_tokens"]
         questions = [segmenting(task.chat, query, f"{name}/{i}", length) for i, query in enumerate(queries, 1)]
+        for query in queries:
+            self._tell_unknown(query, self.tokenizer.encode_typed(query))
         return task.answer(self._batch(view, name, questions), SegmentedAnswers()) if questions else []
 
     def _describe_marked(
@@ -182,13 +185,12 @@ class Predictor:
         rles = [encoded(mask) for mask in masks]
         marks += [mask_mark(rle, view) for rle in rles]
         places += [mask_box(rle) for rle in rles]
-        if len(marks) > (most := task.core.special.visual_prompts):
-            raise ValueError(f"{len(marks)} regions: this model has names for {most} at a time")
         length = self._settings("RegionDialoguesDataModule")["max_context_tokens"]
         questions = describing(task.chat, marks, name, length)
         if not questions:
             return []
-        answers = task.answer(self._batch(view, name, questions), DescribedRegions())
+        batch = self._collated([Sample(name, view, [question]) for question in questions])
+        answers = task.answer(batch, DescribedRegions())
         return [replace(answer, box=place) for answer, place in zip(answers, places, strict=True)]
 
     def _ask(self, query: str, key: str) -> Question:
@@ -198,13 +200,16 @@ class Predictor:
         data = self._settings("ReferringDataModule")
         length, limit = len(self.tokenizer.encode(query)[0]), data["max_tokens"] - 2
         tokens = query_tokens(self.tokenizer, query, data["max_tokens"])
-        shown = textwrap.shorten(query, 60, placeholder=" ...")
         if length > limit:
-            log.warning("query %r has %d tokens: only the first %d are read", shown, length, limit)
-        if not self.tokenizer.decode(tokens)[0].strip():
-            log.warning("query %r has no word that the model's tokenizer knows: its answer means nothing", shown)
+            log.warning("query %r has %d tokens: only the first %d are read", _shown(query), length, limit)
+        self._tell_unknown(query, tokens)
         settings = (data["context_prompt"], data["max_context_tokens"])
         return Question(Reference(key, query), tokens, context=query_context(self.tokenizer, query, *settings))
+
+    def _tell_unknown(self, query: str, tokens: Sequence[int]) -> None:
+        if not self.tokenizer.decode(tokens)[0].strip():
+            shown = _shown(query)
+            log.warning("query %r has no word that the model's tokenizer knows: its answer means nothing", shown)
 
     def _place(self, box: Box, clicks: Sequence[Click] = ()) -> Question:
         """box: x0 y0 x1 y1, clicks: xy, in [0, 1]."""
@@ -218,7 +223,14 @@ class Predictor:
         return whole_view(pixels, self.data["image_size"], (pixels.shape[-2], pixels.shape[-1]))
 
     def _batch(self, view: View, name: str, questions: list[Question]) -> Batch:
-        return collate([Sample(name, view, questions)], self.data["image_size"], self.tokenizer.pad_id).to(self.device)
+        return self._collated([Sample(name, view, questions)])
+
+    def _collated(self, samples: list[Sample]) -> Batch:
+        return collate(samples, self.data["image_size"], self.tokenizer.pad_id).to(self.device)
+
+
+def _shown(query: str) -> str:
+    return textwrap.shorten(query, 60, placeholder=" ...")
 
 
 def usable_device(name: str | torch.device) -> torch.device:

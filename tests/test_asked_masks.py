@@ -55,7 +55,7 @@ def test_the_noise_of_a_jpeg_is_not_marked(tmp_path: Path) -> None:
     ("picture", "message"),
     [
         (np.zeros((9, 7), np.uint8), r"a\.png: 7 x 9 pixels, for a photo of 20 x 12 pixels$"),
-        (np.zeros(SIZE, np.uint8), r"a\.png: marks nothing, all of it is black$"),
+        (np.zeros(SIZE, np.uint8), r"a\.png: marks nothing$"),
     ],
 )
 def test_what_marks_no_region_is_refused(tmp_path: Path, picture: np.ndarray, message: str) -> None:

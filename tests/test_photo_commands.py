@@ -56,6 +56,7 @@ def test_what_cannot_work_is_one_line(tiny_run: Path, photo: Path, tmp_path: Pat
         (tmp_path / "text.jpg", tiny_run, "text.jpg: the image cannot be read"),
         (tmp_path / "cut.jpg", tiny_run, "cut.jpg: the image cannot be read"),
         ("/nowhere/a.jpg", tiny_run, "no such file: /nowhere/a.jpg"),
+        ("/", tiny_run, "/: a folder, give a file"),
         (photo, "/nowhere/run", "no checkpoint at /nowhere/run"),
         (photo, tmp_path / "empty", f"no checkpoint at {tmp_path}/empty"),
         (photo, tmp_path / "text.ckpt", "text.ckpt: not a checkpoint, or a damaged one"),
@@ -70,6 +71,7 @@ def test_what_cannot_be_written_is_refused_before_anything_is_done(photo: Path, 
     for option, file, message in (
         ("--out", "/nowhere/a.png", "there is no folder /nowhere"),
         ("--json", "/nowhere/a.json", "there is no folder /nowhere"),
+        ("--json", "/", "/: a folder, give a file to write"),
         ("--out", "a.docx", "a.docx: no kind of picture"),
     ):
         assert say(monkeypatch, "refer", photo, "a ring", "--checkpoint", "/nowhere/run", option, file) == 2
@@ -108,7 +110,7 @@ def test_a_query_that_cannot_work_is_one_line(
     for verb, run, image, query, message in (
         ("refer", tiny_referring_run, photo, "", f"query {photo.name}/1 is empty"),
         ("refer", tiny_referring_run, tmp_path / "cut.jpg", "ring", "cut.jpg: the image cannot be read"),
-        ("refer", tiny_run, photo, "ring", "TraceCaptioning does not regress the boxes of queries: configs/referring/"),
+        ("refer", tiny_run, photo, "ring", "TraceCaptioning does not find what queries name: configs/referring/"),
         ("caption", tiny_referring_run, photo, None, "ReferringLocalization does not write captions: configs/trace/"),
     ):
         assert say(monkeypatch, verb, image, *([] if query is None else [query]), "--checkpoint", run) == 2
@@ -149,7 +151,7 @@ def test_masks_are_written_as_lines_picture_and_json(
     assert say(monkeypatch, "describe", photo, "--mask", region, "--box", 30, 20, 50, 60, *asked) == 0
     content = json.loads(file.read_text())
     assert [answer["box"] for answer in content] == [[30, 20, 50, 60]] * 2
-    assert capsys.readouterr().out.splitlines()[1] == f"box 30.0 20.0 50.0 60.0: {content[1]['caption']}"
+    assert capsys.readouterr().out.splitlines()[1] == f"mask {region}: {content[1]['caption']}"
     with Image.open(out) as picture:
         colours = {colour for _, colour in picture.getcolors(10**6)}
     assert {CaptionedBox(number, (0, 0, 1, 1), "").colour for number in (1, 2)} <= colours
@@ -157,8 +159,8 @@ def test_masks_are_written_as_lines_picture_and_json(
     Image.fromarray(mask * 0).save(tmp_path / "black.png")
     for masks, message in (
         ([tmp_path / "narrow.png"], f"narrow.png: {width - 1} x {height} pixels, for a photo of {width} x {height}"),
-        ([tmp_path / "black.png"], "black.png: marks nothing, all of it is black"),
-        ([region] * 16, "16 regions: this model has names for 15 at a time"),
+        ([tmp_path / "black.png"], "black.png: marks nothing"),
+        ([tmp_path], f"{tmp_path}: a folder, give a file"),
     ):
         marks = [word for one in masks for word in ("--mask", one)]
         assert say(monkeypatch, "describe", photo, *marks, "--checkpoint", tiny_dialogues_run) == 2

@@ -158,7 +158,7 @@ def test_a_device_that_is_not_here_is_named(tiny_run: Path) -> None:
 
 
 def test_a_model_that_cannot_do_what_is_asked_is_named(predictor: Predictor, referrer: Predictor) -> None:
-    with pytest.raises(ValueError, match=r"last\.ckpt: a model of TraceCaptioning does not regress the boxes"):
+    with pytest.raises(ValueError, match=r"last\.ckpt: a model of TraceCaptioning does not find what queries name"):
         predictor.refer(png(20, 30), "ring")
     with pytest.raises(ValueError, match=r"last\.ckpt: a model of ReferringLocalization does not write captions"):
         referrer.caption(png(20, 30))

@@ -44,9 +44,11 @@ def _panel(image: NDArray[np.uint8], size: tuple[int, int], answer: ReferringPre
             picture.paste(TRUTH, (0, 0), outline(truth.mask, picture.size))
         for box in truth.boxes:
             draw_frame(picture, size, box, TRUTH)
-    draw_frame(picture, size, answer.box, FOUND)
     empty = answer.mask is not None and not coco_mask.area(answer.mask)
-    legend = [("found, with an empty mask" if empty else "found", FOUND)]
+    nothing = empty and answer.answer is not None  # whoever answers in words has no box but the mask's
+    if not nothing:
+        draw_frame(picture, size, answer.box, FOUND)
+    legend = [("nothing found" if nothing else "found, with an empty mask" if empty else "found", FOUND)]
     if truth:
         legend.append(("truth" if truth.boxes else "truth: nothing is meant", TRUTH))
     return Panel(answer.query, picture, [*legend, *((text, BLACK) for text in figures(answer, truth))])

@@ -105,6 +105,13 @@ def test_an_empty_mask_is_said_to_be_one() -> None:
     assert (captions[1] != 255).sum() > 2 * (captions[0] != 255).sum()
 
 
+def test_an_answer_that_finds_nothing_has_no_frame() -> None:
+    """In words and without a mask: its box is no place."""
+    nothing = ReferringPrediction("k", "ring", (0, 0, 0, 0), rle(slice(0, 0), slice(0, 0)), answer="no ring")
+    picture = np.asarray(draw_regions(GREY, SIZE, [nothing], [None]))[: TOP + round(60 * PANEL / 90)]
+    assert not (picture == FOUND).all(-1).any()
+
+
 def test_figures_follow_from_the_truth() -> None:
     found = ReferringPrediction("k", "q", (0, 0, 20, 10), rle(slice(0, 10), slice(0, 30)), 0.75)
     boxes_only = ReferringPrediction("k", "q", (0, 0, 20, 10))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -212,12 +213,36 @@ def test_its_checkpoint_answers_about_a_photo(
     assert caplog.messages == []  # box and mask are one, but each question has its own region alone
     (alone,) = predictor.describe(photo.read_bytes(), [(20, 10, 50, 30)], name=photo.name)
     assert (alone.caption, alone.score) == (described[0].caption, pytest.approx(described[0].score, abs=1e-4))
-    with pytest.raises(ValueError, match=r"^16 regions: this model has names for 15 at a time$"):
-        predictor.describe(photo.read_bytes(), masks=[mask] * 16)
+    many = predictor.describe(photo.read_bytes(), masks=[mask] * 16)  # more than the model has names for
+    assert {(answer.caption, answer.box) for answer in many} == {(alone.caption, alone.box)}
+    assert [answer.score for answer in many] == pytest.approx([alone.score] * 16, abs=1e-4)
     with pytest.raises(ValueError, match=r"^query a/1 is empty$"):
         predictor.refer(photo.read_bytes(), " ", "a")
     with pytest.raises(ValueError, match="a model of Dialogues does not find objects"):
         predictor.dense_caption(photo.read_bytes())
+
+
+def test_what_is_not_read_of_a_query_is_logged(tiny_dialogues_run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    photo = file_of(Image.new("RGB", (40, 30)), "PNG")
+    Predictor(tiny_dialogues_run).refer(photo, ["the ring " * 30, "環"])
+    long, unknown = caplog.messages
+    assert re.fullmatch(r"query '.*\.\.\.' is \d+ tokens too long: its first words are not read", long)
+    assert unknown == "query '環' has no word that the model's tokenizer knows: its answer means nothing"
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.ones((9, 7), bool), "mask 2: 7 x 9 pixels, for a photo of"),
+        (np.zeros((120, 160), bool), "mask 2: marks nothing"),
+        (np.ones((1, 120, 160), bool), r"mask 2: bool of shape \[1, 120, 160\], not bool of height and width"),
+        ([[1, 0], [0, 1]], r"mask 2: int64 of shape \[2, 2\], not bool of height and width"),
+    ],
+)
+def test_an_array_that_marks_no_region_is_refused(tiny_dialogues_run: Path, mask: Any, message: str) -> None:
+    photo = file_of(Image.new("RGB", (160, 120)), "PNG")
+    with pytest.raises(ValueError, match=f"^{message}"):
+        Predictor(tiny_dialogues_run).describe(photo, masks=[np.ones((120, 160), bool), mask])
 
 
 def file_of(picture: Image.Image, kind: str, **saving: Any) -> bytes:
