@@ -107,7 +107,7 @@ lint: $(INSTALLED)
 	ruff check .
 	mypy
 
-pixel-sail-results: toy/dialogue_tokenizer/tokenizer.json toy/perbench/.done runs/toy/pretrain_attributes/.done runs/toy/pretrain_language_model/.done  ## the single transformer's additions one by one, and beside PixelLLM -> docs/pixel_sail.md (100 minutes on two cores)
+pixel-sail-results: toy/dialogue_tokenizer/tokenizer.json toy/perbench/.done runs/toy/pretrain_attributes/.done runs/toy/pretrain_language_model/.done  ## the single transformer's additions one by one, and beside PixelLLM -> docs/pixel_sail.md (75 minutes on two cores)
 	python -m benchmarks.pixel_sail
 
 parity: $(INSTALLED)  ## compare with the published implementation's numbers (GOLDEN=DIR)

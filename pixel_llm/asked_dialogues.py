@@ -1,7 +1,6 @@
 """What a person asks a single transformer about a photo, as questions of a dialogue."""
 
 import logging
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from datamodules.dialogues_referring import said
 from datamodules.region_marks import region_mark
 from datamodules.samples import Question, VisualPrompt
 from datamodules.views import View
+from pixel_llm.asked_queries import shown, tell_unknown
 from pixel_llm.coordinates import box_original_px_to_01
 from pixel_llm.run_lengths import mask_box
 from pixel_llm.structures import Reference
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def segmenting(chat: ChatText, query: str, key: str, max_tokens: int) -> Question:
-    """Asks for the pixels of what a query names. What is too long for max_tokens is cut and logged.
+    """Asks for the pixels of what a query names. What is not read of it is logged.
 
     Raises ValueError with one line for an empty query.
     """
@@ -31,8 +31,8 @@ def segmenting(chat: ChatText, query: str, key: str, max_tokens: int) -> Questio
     ids = chat.encode(SEGMENT[0], sentence=said(query))
     context = chat.context([ids], max_tokens)
     if lost := len(ids) + 1 - len(context):
-        shown = textwrap.shorten(query, 60, placeholder=" ...")
-        log.warning("query %r is %d tokens too long: its first words are not read", shown, lost)
+        log.warning("query %r is %d tokens too long: its first words are not read", shown(query), lost)
+    tell_unknown(query, chat.tokenizer.encode_typed(query), chat.tokenizer)
     return Question(Reference(key, query), context=context)
 
 

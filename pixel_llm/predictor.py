@@ -1,7 +1,6 @@
 """What a person calls: a trained model on a photo."""
 
 import logging
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from datamodules.tokenizer import Tokenizer
 from datamodules.views import View, decode_jpeg, whole_view
 from pixel_llm.asked_dialogues import clicks_mark, describing, mask_mark, segmenting
 from pixel_llm.asked_places import Click, checked_box, checked_clicks, checked_mask, click_shares, spanned
+from pixel_llm.asked_queries import shown, tell_unknown
 from pixel_llm.coordinates import Box, box_original_px_to_01
 from pixel_llm.run_lengths import encoded, mask_box
 from pixel_llm.structures import Batch, Prediction, Reference, ReferringPrediction, RegionPrediction
@@ -86,7 +86,7 @@ class Predictor:
         asked = [queries] if isinstance(queries, str) else queries
         if isinstance(self.task, Dialogues):
             return self._segment(self.task, self._view(image, name), asked, name)
-        task = self._task(ReferringLocalization, "find what queries name", "referring/ or configs/pixel_sail")
+        task = self._task(ReferringLocalization, "find what queries name", "referring", "pixel_sail")
         questions = [self._ask(query, f"{name}/{i}") for i, query in enumerate(asked, 1)]
         if not questions:
             return []
@@ -115,7 +115,7 @@ class Predictor:
         masks = [checked_mask(mask, size, f"mask {number}") for number, mask in enumerate(masks, 1)]
         if isinstance(self.task, Dialogues):
             return self._describe_marked(self.task, view, places, clicks, masks, name)
-        task = self._task(RegionTask, "caption regions", "region_captioning/ or configs/pixel_sail")
+        task = self._task(RegionTask, "caption regions", "region_captioning", "pixel_sail")
         if masks:
             raise ValueError(f"{self.path}: of a model that is asked by boxes or clicks, not by masks")
         kinds = [[self._place(box_original_px_to_01(box, size)) for box in places]]  # a batch has prompts of one kind
@@ -142,15 +142,15 @@ class Predictor:
         batch = self._batch(self._view(image, name), name, [nowhere])
         return task.answer(task.encode(batch), batch)
 
-    def _task(self, kind: type[AnyTask], ability: str, configs: str) -> AnyTask:
+    def _task(self, kind: type[AnyTask], ability: str, *configs: str) -> AnyTask:
         """The checkpoint's task, of a joint training the one of this kind.
 
-        configs: the folder of those that train it. Raises ValueError, naming it, for a checkpoint of another task.
+        configs: folders of those that train it. Raises ValueError, naming them, for a checkpoint of another task.
         """
         tasks = self.task.tasks.values() if isinstance(self.task, JointTraining) else [self.task]
         found = next((task for task in tasks if isinstance(task, kind)), None)
         if found is None:
-            advice = f"configs/{configs}/ trains one that does"
+            advice = f"{' or '.join(f'configs/{folder}/' for folder in configs)} trains one that does"
             raise ValueError(f"{self.path}: a model of {type(self.task).__name__} does not {ability}: {advice}")
         return found
 
@@ -163,8 +163,6 @@ class Predictor:
     ) -> list[ReferringPrediction]:
         length = self._settings("ReferringDialoguesDataModule")["max_context_tokens"]
         questions = [segmenting(task.chat, query, f"{name}/{i}", length) for i, query in enumerate(queries, 1)]
-        for query in queries:
-            self._tell_unknown(query, self.tokenizer.encode_typed(query))
         return task.answer(self._batch(view, name, questions), SegmentedAnswers()) if questions else []
 
     def _describe_marked(
@@ -201,15 +199,10 @@ class Predictor:
         length, limit = len(self.tokenizer.encode(query)[0]), data["max_tokens"] - 2
         tokens = query_tokens(self.tokenizer, query, data["max_tokens"])
         if length > limit:
-            log.warning("query %r has %d tokens: only the first %d are read", _shown(query), length, limit)
-        self._tell_unknown(query, tokens)
+            log.warning("query %r has %d tokens: only the first %d are read", shown(query), length, limit)
+        tell_unknown(query, tokens, self.tokenizer)
         settings = (data["context_prompt"], data["max_context_tokens"])
         return Question(Reference(key, query), tokens, context=query_context(self.tokenizer, query, *settings))
-
-    def _tell_unknown(self, query: str, tokens: Sequence[int]) -> None:
-        if not self.tokenizer.decode(tokens)[0].strip():
-            shown = _shown(query)
-            log.warning("query %r has no word that the model's tokenizer knows: its answer means nothing", shown)
 
     def _place(self, box: Box, clicks: Sequence[Click] = ()) -> Question:
         """box: x0 y0 x1 y1, clicks: xy, in [0, 1]."""
@@ -227,10 +220,6 @@ class Predictor:
 
     def _collated(self, samples: list[Sample]) -> Batch:
         return collate(samples, self.data["image_size"], self.tokenizer.pad_id).to(self.device)
-
-
-def _shown(query: str) -> str:
-    return textwrap.shorten(query, 60, placeholder=" ...")
 
 
 def usable_device(name: str | torch.device) -> torch.device:

@@ -1,4 +1,4 @@
-"""Muon for the matrices between a model's layers, AdamW for everything else (Jordan et al. 2024; Liu et al. 2025).
+"""Muon for the matrices of a model's layers, AdamW for everything else (Jordan et al. 2024; Liu et al. 2025).
 
 A matrix moves by the nearest orthogonal one to its gradients' running mean, so in all its directions alike, where AdamW
 follows the few that are already strong. Its steps are scaled to be as large as AdamW's are, so both share one rate.
@@ -20,7 +20,7 @@ _ADAMW_SIZE = 0.2  # root mean square of AdamW's steps in units of its rate, as 
 
 
 class MuonSchedule(AdamWSchedule):
-    """How a task's parameters are optimised: `AdamWSchedule`, with Muon for the matrices inside layers.
+    """How a task's parameters are optimised: `AdamWSchedule`, with Muon for the matrices that are named.
 
     matrices: parts of the names of what Muon takes. Vectors under these names, and convolutions that see one channel
         at a time, remain AdamW's.
@@ -36,9 +36,8 @@ class MuonSchedule(AdamWSchedule):
 
     def groups(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> list[dict]:
         parameters = list(parameters)
-        inside = [(name, value) for name, value in parameters if self._is_matrix(name, value)]
-        names = {name for name, _ in inside}
-        others = [(name, value) for name, value in parameters if name not in names]
+        inside = [named for named in parameters if self._is_matrix(*named)]
+        others = [named for named in parameters if not self._is_matrix(*named)]
         return [
             *({**group, "momentum": None} for group in super().groups(others)),
             *({**group, "momentum": self.momentum} for group in super().groups(inside)),
@@ -79,12 +78,12 @@ class Muon(torch.optim.AdamW):
         state["step"] += 1
         mean = state["mean"].lerp_(matrix.grad, 1 - group["momentum"])
         ahead = _whole(matrix.grad.lerp(mean, group["momentum"]))  # Nesterov's look ahead
-        size = max(ahead.flatten(1).shape)
-        towards = orthogonal(ahead.flatten(1)).view_as(ahead)
+        flat = ahead.flatten(1)
+        towards = orthogonal(flat).view_as(ahead)
         if isinstance(matrix, DTensor):
             towards = distribute_tensor(towards, matrix.device_mesh, matrix.placements)
         matrix.mul_(1 - group["lr"] * group["weight_decay"])
-        matrix.add_(towards, alpha=-group["lr"] * _ADAMW_SIZE * size**0.5)
+        matrix.add_(towards, alpha=-group["lr"] * _ADAMW_SIZE * max(flat.shape) ** 0.5)
 
 
 def _whole(value: Tensor) -> Tensor:
